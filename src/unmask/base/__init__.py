@@ -1,0 +1,1 @@
+"""Words that every floor speaks: vocabulary, attention, canvas, step, denoiser, seeds, errors."""

@@ -1,0 +1,108 @@
+"""Who may look at whom, as data.
+
+`Attend.visible` is the one rule; every attention backend (plain, SDPA, Flex) is built from it and must agree with it.
+No (L, L) tensor exists until a backend asks for one.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from unmask.base.vocab import Traits
+
+Kind = Literal["full", "causal", "blocks", "two_stream", "given"]
+NOBODY = -1
+"""The document id of a slot that no query may see (padding, ABSENT positions)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attend:
+    """A rule over slots of a row: query slot q may see key slot k.
+
+    Args:
+        kind: "full" everyone; "causal" k <= q; "blocks" block(k) <= block(q); "two_stream" for rows [noisy | clean] of
+            2L slots: a noisy block sees itself and the clean blocks before it, a clean block sees clean blocks up to
+            itself; "given" the tensor `given`.
+        block: tokens a block: an int, or one per row (B,).
+        documents: (B, L) document of each slot; only slots of the same document see each other; NOBODY is never seen.
+        places: (B, L) place of each slot inside its document, where rows are packed; the slot itself if None.
+        given: (B, S, S) bool, True = visible.
+        length: L, the slots of one stream, for "two_stream".
+
+    Source: two streams: Arriola et al. 2025, BD3-LM, arXiv:2503.09573, sec. 3 and appendix B.6.
+    """
+
+    kind: Kind = "full"
+    block: int | Tensor | None = None
+    documents: Tensor | None = None
+    places: Tensor | None = None
+    given: Tensor | None = None
+    length: int | None = None
+
+    @classmethod
+    def native(cls, traits: Traits) -> Self:
+        """The rule under which a model of these traits is meant to run."""
+        match traits.sees:
+            case "left":
+                return cls(kind="causal")
+            case "blocks":
+                return cls(kind="blocks", block=traits.block)
+            case _:
+                return cls(kind="full")
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all rows share one rule that needs no tensor (so that a fused kernel may apply)."""
+        return self.documents is None and self.places is None and self.given is None and not torch.is_tensor(self.block)
+
+    def rows(self, index: Tensor) -> Self:
+        """The same rule for some rows only."""
+
+        def pick(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[index]
+
+        block = self.block[index] if torch.is_tensor(self.block) else self.block
+        return replace(
+            self, block=block, documents=pick(self.documents), places=pick(self.places), given=pick(self.given)
+        )
+
+    def visible(self, b: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        """Whether query slot q of row b may see key slot k; index tensors that broadcast, bool of their joint shape."""
+        if self.kind == "two_stream":
+            assert self.length is not None
+            q_clean, k_clean = q >= self.length, k >= self.length
+            q, k = q % self.length, k % self.length
+        qp, kp = (q, k) if self.places is None else (self.places[b, q], self.places[b, k])
+        match self.kind:
+            case "full":
+                seen = (q == q) & (k == k)
+            case "causal":
+                seen = kp <= qp
+            case "blocks":
+                size = self._block(b)
+                seen = kp // size <= qp // size
+            case "two_stream":
+                size = self._block(b)
+                qb, kb = qp // size, kp // size
+                seen = (
+                    (q_clean & k_clean & (kb <= qb))  # clean reads clean, up to its own block
+                    | (~q_clean & k_clean & (kb < qb))  # noisy reads the clean blocks before it
+                    | (~q_clean & ~k_clean & (kb == qb))  # and itself
+                )
+            case "given":
+                assert self.given is not None
+                seen = self.given[b, q, k]
+        if self.documents is not None:
+            seen = seen & (self.documents[b, q] == self.documents[b, k]) & (self.documents[b, k] != NOBODY)
+        return seen
+
+    def allows(self, q: Tensor, k: Tensor) -> Tensor:
+        """The rule as a tensor: q (B, Q) and k (B, S) slots to (B, Q, S) bool."""
+        b = torch.arange(len(q), device=q.device)[:, None, None]
+        return self.visible(b, q[:, :, None], k[:, None, :])
+
+    def _block(self, b: Tensor) -> int | Tensor:
+        assert self.block is not None
+        return self.block[b] if torch.is_tensor(self.block) else self.block

@@ -1,0 +1,134 @@
+"""The text being written, and the only place where it changes.
+
+A row is a fixed number of positions. Each is given (FIXED), still to be written (OPEN), written (DONE), or not there
+(ABSENT: the right end of a shorter row, or what lies behind an end of text). Generation is a canvas with its tail open,
+infilling one with holes, refinement one with a span reopened.
+
+It does not know models, policies or text.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from unmask.base.step import Edit, Plan, State
+
+
+class Canvas:
+    """B rows of at most L positions.
+
+    Attributes:
+        tokens: (B, L) int64; the mask id (or noise) where OPEN.
+        state: (B, L) uint8 of `State`.
+        length: (B,) positions of each row that are not ABSENT at the start.
+        origin: (B,) the first position that was OPEN at the start.
+        sealed: (B,) the left-contiguous positions that no policy of this decoder may reopen any more.
+        step: (B,) forwards spent on the present region (the whole canvas or a block).
+        forwards: (B,) forwards spent in all.
+        stops: (B,) bool, whether an end of text ends the row.
+        seed: (B,) int64, what all noise of a row is keyed by.
+    """
+
+    def __init__(
+        self,
+        tokens: Tensor,
+        state: Tensor,
+        *,
+        eos: int | None = None,
+        stops: Tensor | None = None,
+        seed: Tensor | None = None,
+    ) -> None:
+        self.tokens, self.state = tokens.clone(), state.clone()
+        self.length = (state != State.ABSENT).sum(1)
+        self.origin = self._first_open()
+        self.sealed = self.origin.clone()
+        self.step = torch.zeros_like(self.length)
+        self.forwards = torch.zeros_like(self.length)
+        self.eos = eos
+        self.stops = torch.zeros_like(self.length, dtype=torch.bool) if stops is None else stops
+        self.seed = torch.zeros_like(self.length) if seed is None else seed
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[tuple[Sequence[int], Sequence[bool]]],
+        *,
+        mask: int,
+        eos: int | None = None,
+        stop: bool = False,
+        seeds: Sequence[int] | Tensor = (),
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """A canvas from rows of (tokens, open): what stands at each position and whether it is to be written.
+
+        OPEN positions are filled with `mask`; shorter rows end in ABSENT. With `stop`, an end of text ends a row.
+        `seeds` holds one seed per row (default 0).
+        """
+        width = max(len(tokens) for tokens, _ in rows)
+        tokens = torch.full((len(rows), width), mask, dtype=torch.int64)
+        state = torch.full((len(rows), width), State.ABSENT, dtype=torch.uint8)
+        for b, (ids, is_open) in enumerate(rows):
+            hole = torch.tensor(is_open, dtype=torch.bool)
+            tokens[b, : len(ids)] = torch.where(hole, mask, torch.tensor(ids, dtype=torch.int64))
+            state[b, : len(ids)] = torch.where(hole, State.OPEN, State.FIXED).to(torch.uint8)
+        stops = torch.full((len(rows),), stop, device=device)
+        seed = torch.as_tensor(seeds, dtype=torch.int64).to(device) if len(seeds) else None
+        return cls(tokens.to(device), state.to(device), eos=eos, stops=stops, seed=seed)
+
+    @property
+    def open(self) -> Tensor:
+        """(B, L) bool: still to be written."""
+        return self.state == State.OPEN
+
+    @property
+    def done(self) -> Tensor:
+        """(B,) bool: nothing is open, and nothing may change any more."""
+        return self.sealed >= self.length
+
+    @property
+    def filled(self) -> Tensor:
+        """(B,) the left-contiguous positions that are not open."""
+        return self._first_open()
+
+    def apply(self, plan: Plan, edit: Edit) -> None:
+        """Write one step down. FIXED and ABSENT positions never change, whatever the edit says."""
+        rows = plan.rows
+        tokens, state = self.tokens[rows], self.state[rows]
+        may = (plan.targets >= 0) & ((plan.state == State.OPEN) | (plan.state == State.DONE))
+        r, i = may.nonzero(as_tuple=True)
+        tokens[r, plan.targets[r, i]] = edit.tokens[r, i]
+        state[r, plan.targets[r, i]] = edit.state[r, i]
+        self.tokens[rows], self.state[rows] = tokens, state
+        self._end_at_eos(rows[edit.settled])
+        self._seal(plan, edit)
+
+    def stop(self, rows: Tensor) -> None:
+        """End rows as they stand (budget spent, cancelled); masks that are left stay OPEN."""
+        self.sealed[rows] = self.length[rows]
+
+    def _seal(self, plan: Plan, edit: Edit) -> None:
+        rows = plan.rows
+        first = self._first_open()[rows]
+        settled = (first >= plan.end) & edit.settled
+        self.sealed[rows] = torch.where(settled, first, self.sealed[rows])
+        self.step[rows] = torch.where(settled, 0, self.step[rows] + 1)
+        self.forwards[rows] += 1
+
+    def _end_at_eos(self, rows: Tensor) -> None:
+        """What lies behind a written end of text, once all before it is written, is no part of the row any more.
+
+        Only for rows whose tokens no policy takes back in this step's region: a revised end of text is none.
+        """
+        if self.eos is None or not bool(self.stops[rows].any()):
+            return
+        tokens, state = self.tokens[rows], self.state[rows]
+        ended = (tokens == self.eos) & (state == State.DONE) & ((state == State.OPEN).cumsum(1) == 0)
+        behind = (ended.cumsum(1) - ended.int() > 0) & self.stops[rows, None]
+        self.state[rows] = torch.where(behind & (state != State.FIXED), State.ABSENT, state.int()).to(torch.uint8)
+
+    def _first_open(self) -> Tensor:
+        """(B,) the first OPEN position, or the row's length where there is none."""
+        is_open = self.state == State.OPEN
+        return torch.where(is_open.any(1), is_open.int().argmax(1), self.length)

@@ -1,0 +1,66 @@
+"""What every model promises. Decoding, objectives and the engine know models only as this.
+
+A network reads tokens into features and turns features into logits in two calls, so that logits are computed for the
+rows asked for and for no others.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from unmask.base.attend import Attend
+from unmask.base.vocab import Traits, Vocab
+
+
+class Cache(Protocol):
+    """Keys and values of positions that are final, one slot per canvas position.
+
+    Attributes:
+        held: (B,) how many leading positions of each row are kept.
+    """
+
+    held: Tensor
+
+
+class Denoiser(Protocol):
+    """A network that believes something about every token of a row.
+
+    Attributes:
+        vocab, traits: see `unmask.base.vocab`.
+        max_length: positions that one row may have.
+    """
+
+    vocab: Vocab
+    traits: Traits
+    max_length: int
+
+    def cache(self, rows: int, length: int) -> Cache:
+        """An empty cache for rows of `length` positions."""
+        ...
+
+    def read(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor,
+        attend: Attend,
+        t: Tensor | None = None,
+        cache: Cache | None = None,
+        rows: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """Features of every position fed.
+
+        Args:
+            tokens, positions: (R, W) int64; a position of -1 is a filler that nobody sees.
+            attend: over slots: the place in the row of W, or the canvas position where a cache is given.
+            t: (R,) time, for networks with a clock.
+            cache, rows, keep: the cache, which of its rows these are (R,), and which positions (R, W) stay in it.
+        Returns:
+            (R, W, D).
+        """
+        ...
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits (N, V) of features (N, D)."""
+        ...

@@ -1,0 +1,113 @@
+"""What one turn of the loop is made of: a plan, a proposal, an edit.
+
+Letters, everywhere with one meaning: B rows, R rows of this step, L positions of a canvas, W positions fed, T targets,
+V vocabulary, D width, H heads, K key/value heads, S key slots, N flat targets.
+"""
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from unmask.base.attend import Attend
+
+
+class State(IntEnum):
+    """What a canvas position is."""
+
+    FIXED = 0
+    """given"""
+    OPEN = 1
+    """to be written"""
+    DONE = 2
+    """written; a decoder that revises may reopen it"""
+    ABSENT = 3
+    """no position here: the end of a shorter row, or what lies behind an end of text"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one forward looks at.
+
+    Args:
+        rows: (R,) rows of the canvas that take part.
+        positions: (R, W) canvas positions fed, in rising order; -1 at the end of rows that feed fewer.
+        tokens: (R, W) the tokens fed there.
+        keep: (R, W) bool, whose keys and values are final and may be kept; all False without a cache.
+        attend: who may see whom, for these rows.
+        targets: (R, T) canvas positions that an offer is asked for; -1 at the end of rows that ask for fewer.
+        state: (R, T) uint8, what each target is now.
+        standing: (R, T) the token that stands there now.
+        t, s: (R,) float64 noise level now and after this step, 1 noise, 0 clean.
+        left: (R,) steps of the region's budget that are left after this one; negative once it is overdrawn.
+        seed, turn: (R,) key of the row's noise, and the forwards it has spent so far, which count the noise.
+        end: (R,) end of the region (exclusive) that is sealed once it has no OPEN position.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    tokens: Tensor
+    keep: Tensor
+    attend: Attend
+    targets: Tensor
+    state: Tensor
+    standing: Tensor
+    t: Tensor
+    s: Tensor
+    left: Tensor
+    seed: Tensor
+    turn: Tensor
+    end: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What the model offers at every target.
+
+    Args:
+        asked: (R, T) bool, whether an offer was computed; the rest holds fillers that no policy may take.
+        is_open: (R, T) bool, asked and still to be written.
+        tokens: (R, T) candidate.
+        log_prob: (R, T) float64 nats, of the candidate.
+        entropy: (R, T) float64 nats, of the distribution.
+        margin: (R, T) float64, probability of the best minus that of the second best token.
+        standing: (R, T) float64 nats, log-probability of the token that stands there now.
+    """
+
+    asked: Tensor
+    is_open: Tensor
+    tokens: Tensor
+    log_prob: Tensor
+    entropy: Tensor
+    margin: Tensor
+    standing: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """What changes: token and state of every target after this step.
+
+    `settled` (R,) says whether a region without OPEN positions may be sealed; a policy that still revises says False.
+    """
+
+    tokens: Tensor
+    state: Tensor
+    settled: Tensor
+
+    @classmethod
+    def nothing(cls, plan: Plan) -> Self:
+        """The edit that leaves everything as it stands."""
+        return cls(tokens=plan.standing, state=plan.state, settled=torch.ones_like(plan.rows, dtype=torch.bool))
+
+    def accept(self, where: Tensor, tokens: Tensor) -> Self:
+        """Write `tokens` where `where`; those positions are DONE."""
+        state = self.state.masked_fill(where, State.DONE)
+        return replace(self, tokens=torch.where(where, tokens, self.tokens), state=state)
+
+    def reopen(self, where: Tensor, tokens: Tensor | int) -> Self:
+        """Take positions back: OPEN again, holding `tokens` (the mask, or noise)."""
+        tokens = torch.as_tensor(tokens, dtype=self.tokens.dtype, device=self.tokens.device)
+        state = self.state.masked_fill(where, State.OPEN)
+        return replace(self, tokens=torch.where(where, tokens, self.tokens), state=state)

@@ -1,0 +1,1 @@
+"""How a canvas is filled: windows, policies, the loop, and published decoders by name."""

@@ -1,0 +1,109 @@
+"""A decoder is a window, a few policies and a way to draw: built by name, by spelling, or from a model's defaults."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from unmask.base.errors import BadInput, UnknownName
+from unmask.base.step import Edit, Plan, Proposal
+from unmask.base.vocab import Traits, Vocab
+from unmask.decode import policies, windows
+from unmask.decode.options import OPTIONS, check
+from unmask.decode.presets import PRESETS, Preset
+from unmask.decode.propose import Sampling
+
+_COMMITS = {"threshold": "threshold", "factor": "factor", "steps": "quota"}
+"""Which policy an option selects, in order of precedence, where the decoder takes the surest offers first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """Everything that decides how a canvas is filled."""
+
+    window: windows.Window
+    policies: tuple[policies.Policy, ...]
+    sampling: Sampling
+    guidance: float = 0.0
+
+    @property
+    def revises(self) -> bool:
+        """Whether a written position may change again before its region is sealed."""
+        return any(p.revises for p in self.policies)
+
+    def policy(self, offer: Proposal, plan: Plan) -> Edit:
+        """What all policies make of an offer."""
+        edit = Edit.nothing(plan)
+        for policy in self.policies:
+            edit = policy(offer, plan, edit)
+        return edit
+
+
+def build(
+    name: str | None,
+    *,
+    traits: Traits,
+    vocab: Vocab,
+    defaults: Mapping[str, Any] | None = None,
+    forbidden: tuple[int, ...] = (),
+    **options: Any,
+) -> Decoder:
+    """The decoder that a name and options ask for.
+
+    Args:
+        name: a preset ("llada"), a spelling ("block x threshold + edit"), or None for the model's own default.
+        traits, vocab: of the model it is for.
+        defaults: the model's own settings, with its decoder's name under "decoder"; used where `name` is None.
+        forbidden: ids that are never proposed.
+        options: see `unmask.decode.options.OPTIONS`; None counts as not given. `steps` without a threshold or factor
+            selects the quota policy, a threshold or factor selects its own, where the decoder takes the surest first.
+    Raises:
+        UnknownName: no such preset, window, policy or option.
+        BadInput: a value out of range, or an option that this decoder has no use for.
+        Unsupported: the model can't be read through this window.
+    """
+    given = {k: v for k, v in options.items() if v is not None}
+    for option in given:
+        if option not in OPTIONS:
+            raise UnknownName("option", option, OPTIONS)
+    if "threshold" in given and "factor" in given:
+        raise BadInput("threshold and factor are two rules for the same choice; give one of them")
+    own = dict(defaults or {}) if name is None else {}
+    preset = _preset(name or own.pop("decoder", None) or ("ar" if traits.sees == "left" else "fast-dllm"))
+    chain, settings = list(preset.policies), {**preset.settings, **own}
+    if chain[0] in _COMMITS.values():
+        chosen = next((policy for option, policy in _COMMITS.items() if option in given), chain[0])
+        chain[0] = chosen
+    parts = [windows.TABLE[preset.window], *(policies.TABLE[p] for p in chain), Sampling]
+    takes = {f.name for part in parts for f in fields(part)} - {"forbidden", "mask"} | {"guidance"}
+    useless = sorted(set(given) - takes)
+    if useless:
+        what = f"{preset.window} x {' + '.join(chain)}"
+        raise BadInput(f"{useless[0]} has no effect on this decoder ({what}); it takes {', '.join(sorted(takes))}")
+    values = {k: check(k, v) for k, v in {**settings, **given}.items() if k in takes}
+    internal = {"forbidden": forbidden, "mask": vocab.mask}
+
+    def make(part: type) -> Any:
+        return part(**{f.name: v for f in fields(part) for v in [{**internal, **values}.get(f.name)] if v is not None})
+
+    window, *chain_made, sampling = (make(part) for part in parts)
+    window.check(traits)
+    return Decoder(
+        window=window, policies=tuple(chain_made), sampling=sampling, guidance=float(values.get("guidance") or 0.0)
+    )
+
+
+def _preset(name: str) -> Preset:
+    """A preset by name, or the one that a spelling `window x policy + policy` describes."""
+    if name in PRESETS:
+        return PRESETS[name]
+    spelled = re.fullmatch(r"\s*([\w-]+)\s*(?:\sx\s|×)\s*(.+?)\s*", name)
+    if not spelled:
+        raise UnknownName("decoder", name, [*PRESETS, "WINDOW x POLICY + POLICY"])
+    window, chain = spelled[1], [p.strip().replace("-", "_") for p in re.split(r"[+,]", spelled[2])]
+    if window not in windows.TABLE:
+        raise UnknownName("window", window, windows.TABLE)
+    for policy in chain:
+        if policy not in policies.TABLE:
+            raise UnknownName("policy", policy, policies.TABLE)
+    return Preset(window, tuple(chain), "spelled out")

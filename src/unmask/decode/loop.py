@@ -1,0 +1,52 @@
+"""The one loop: look, propose, decide, write. Every decoder of the field is this with another window and policy.
+
+It does not know text, requests or files.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from unmask.base.canvas import Canvas
+from unmask.base.denoiser import Denoiser
+from unmask.base.errors import BadInput
+from unmask.base.step import Edit, Plan, Proposal, State
+from unmask.decode.decoder import Decoder
+from unmask.decode.guidance import Guided
+from unmask.decode.propose import propose
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of the loop: what was looked at, what was offered, what was written."""
+
+    plan: Plan
+    offer: Proposal
+    edit: Edit
+
+
+@torch.inference_mode()
+def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]:
+    """Fill a canvas, turn by turn, until every row is done.
+
+    Args:
+        model: the network.
+        canvas: the text; changed in place.
+        decoder: window, policies and sampling.
+    Yields:
+        Each turn, after it was written to the canvas.
+    Raises:
+        BadInput: a model that speaks of the next token has nothing to start from.
+    """
+    if model.traits.sees == "left" and bool((canvas.origin == 0).any()):
+        raise BadInput("a model that reads left to right needs a token to start from; give a prompt")
+    if decoder.guidance:
+        model = Guided(model, decoder.guidance, canvas.state == State.FIXED)
+    cache = model.cache(*canvas.tokens.shape) if decoder.window.caches else None
+    while not bool(canvas.done.all()):
+        plan = decoder.window(canvas, model.traits, cache)
+        offer = propose(model, plan, decoder.sampling, cache=cache, revise=decoder.revises)
+        edit = decoder.policy(offer, plan)
+        canvas.apply(plan, edit)
+        yield Turn(plan, offer, edit)

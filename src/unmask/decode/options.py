@@ -1,0 +1,66 @@
+"""The options of decoding: one table for checking, for the command line's help and for every other menu."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
+
+from unmask.base.errors import BadInput
+from unmask.decode.policies.rank import Rank
+
+Value = float | int | str | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting: its type, what values it may have, and what it does."""
+
+    kind: type
+    fits: Callable[[float], bool]
+    values: str
+    help: str
+    names: tuple[str, ...] = ()
+
+
+def _named(values: tuple[str, ...], help: str) -> Option:
+    return Option(str, lambda v: True, "one of " + ", ".join(values), help, values)
+
+
+OPTIONS: dict[str, Option] = {
+    "steps": Option(int, lambda v: v >= 1, "a whole number from 1", "forwards for the canvas, or for each block"),
+    "block": Option(int, lambda v: v >= 1, "a whole number from 1", "positions written before the next ones are"),
+    "threshold": Option(float, lambda v: 0 < v <= 1, "above 0, at most 1", "probability from which a token is taken"),
+    "factor": Option(float, lambda v: v > 0, "above 0", "how much is taken at once; more is bolder"),
+    "bound": Option(float, lambda v: v >= 0, "0 or more nats", "entropy that may be taken at once"),
+    "edit_threshold": Option(
+        float, lambda v: 0 < v <= 1, "above 0, at most 1", "probability from which a written token is replaced"
+    ),
+    "rounds": Option(int, lambda v: v >= 0, "a whole number from 0", "forwards for editing beyond the steps"),
+    "eta": Option(float, lambda v: 0 <= v <= 1, "between 0 and 1", "strength of remasking"),
+    "remask": _named(("cap", "rescale"), "how the strength of remasking is meant"),
+    "rank": _named(get_args(Rank), "which open positions come first"),
+    "strict": Option(bool, lambda v: True, "true or false", "whether a probability must exceed the threshold"),
+    "temperature": Option(float, lambda v: v >= 0, "0 or more", "0 takes the best token, 1 draws from the model"),
+    "top_k": Option(int, lambda v: v >= 0, "a whole number from 0", "tokens that may be drawn; 0 is all"),
+    "top_p": Option(float, lambda v: 0 < v <= 1, "above 0, at most 1", "probability mass that may be drawn from"),
+    "guidance": Option(float, lambda v: v >= 0, "0 or more", "w of classifier-free guidance, u + (w + 1)(c - u)"),
+}
+
+
+def check(name: str, value: object) -> Value:
+    """An option's value in its own type.
+
+    Raises:
+        BadInput: wrong type or outside its range.
+    """
+    option = OPTIONS[name]
+    match option.kind(), value:
+        case (bool(), bool()) | (str(), str()):
+            right = not option.names or value in option.names
+        case ((int() | float()), (int() | float())) if not isinstance(value, bool):
+            right = math.isfinite(value) and option.fits(value) and option.kind(value) == value
+        case _:
+            right = False
+    if not right:
+        raise BadInput(f"{name} is {option.values}, not {value!r}")
+    return option.kind(value)  # type: ignore[no-any-return]

@@ -1,0 +1,42 @@
+"""Which offers become tokens, and which tokens are taken back: one policy a file, one line here.
+
+A policy is a frozen dataclass whose fields are its options, with `revises` (whether it may change DONE positions) and
+`(offer, plan, edit) -> edit`. Policies are applied in order; each sees what those before it decided.
+"""
+
+from typing import Protocol
+
+from unmask.base.step import Edit, Plan, Proposal
+from unmask.decode.policies.ancestral import Ancestral
+from unmask.decode.policies.edit import Replace
+from unmask.decode.policies.entropy_bound import EntropyBound
+from unmask.decode.policies.everything import Everything
+from unmask.decode.policies.factor import Factor
+from unmask.decode.policies.quota import Quota
+from unmask.decode.policies.remask import Remask
+from unmask.decode.policies.threshold import Threshold
+
+
+class Policy(Protocol):
+    """Turns an offer into an edit."""
+
+    @property
+    def revises(self) -> bool:
+        """Whether DONE positions may change."""
+        ...
+
+    def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
+        """The edit, with this policy's decisions added."""
+        ...
+
+
+TABLE: dict[str, type[Policy]] = {
+    "everything": Everything,
+    "quota": Quota,
+    "threshold": Threshold,
+    "factor": Factor,
+    "entropy_bound": EntropyBound,
+    "ancestral": Ancestral,
+    "remask": Remask,
+    "edit": Replace,
+}

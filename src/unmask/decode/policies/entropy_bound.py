@@ -1,0 +1,36 @@
+"""Take the surest offers as long as what they could still tell each other stays below a bound.
+
+The sum of entropies without the largest bounds the mutual information of the targets taken, and so the error of
+drawing them independently.
+
+Source: Ben-Hamu et al. 2025, EB-Sampler, arXiv:2505.24857, sec. 3 and eq. 7.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from unmask.base.step import Edit, Plan, Proposal
+from unmask.decode.knobs import Knob, column
+from unmask.decode.policies.rank import best
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntropyBound:
+    """Accept the longest run of targets, by rising entropy, whose entropies without the largest sum to at most `bound`.
+
+    Args:
+        bound: nats; 0 takes one target a step (and certain ones for free).
+    """
+
+    bound: Knob = 0.1
+    revises: ClassVar[bool] = False
+
+    def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
+        """The edit with that run taken, one at least."""
+        entropy = torch.where(offer.is_open, offer.entropy, torch.inf).sort(1).values
+        others = torch.nan_to_num(entropy, posinf=0.0).cumsum(1) - torch.nan_to_num(entropy, posinf=0.0)
+        holds = (others <= column(self.bound, plan.rows)) & entropy.isfinite()
+        count = holds.int().cummin(1).values.sum(1).clamp(min=1)
+        return edit.accept(best(-offer.entropy, offer.is_open, count), offer.tokens)

@@ -1,0 +1,35 @@
+"""Take every offer that the model is sure of, and never fewer than the budget of steps asks for.
+
+Source: Wu et al. 2025, Fast-dLLM, arXiv:2505.22618, sec. 3.3 (>=); Cheng et al. 2025, SDAR, arXiv:2510.06303
+(low-confidence dynamic: >, with the quota as a floor).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from unmask.base.step import Edit, Plan, Proposal
+from unmask.decode.knobs import Knob, column
+from unmask.decode.policies.rank import SCORES, Rank, best, quota
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """Accept targets whose candidate has at least this probability.
+
+    Args:
+        threshold: probability from which an offer is taken.
+        rank: which come first where too few are sure.
+        strict: whether the probability has to be above the threshold (SDAR) instead of at it (Fast-dLLM).
+    """
+
+    threshold: Knob = 0.9
+    rank: Rank = "confidence"
+    strict: bool = False
+    revises: ClassVar[bool] = False
+
+    def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
+        """The edit with all sure offers taken."""
+        bar, p = column(self.threshold, plan.rows), offer.log_prob.exp()
+        sure = offer.is_open & ((p > bar) if self.strict else (p >= bar))
+        floor = best(SCORES[self.rank](offer, plan), offer.is_open, quota(offer, plan))
+        return edit.accept(sure | floor, offer.tokens)

@@ -1,0 +1,138 @@
+"""From a plan to an offer: one forward, then a candidate token for every target that may change.
+
+Here, and only here, logits are shifted for models that speak of the next token, the mask is taken out of the
+vocabulary, and a token is drawn. Logits exist for asked targets alone, a chunk of rows at a time.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.base import seeds
+from unmask.base.denoiser import Cache, Denoiser
+from unmask.base.step import Plan, Proposal, State
+from unmask.decode.knobs import Knob, column
+
+CHUNK_ELEMENTS = 1 << 24
+"""Float64 numbers of one chunk of logits: 128 MiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a candidate is drawn from the model's distribution.
+
+    Args:
+        temperature: 0 takes the most probable token; otherwise tokens are drawn from softmax(logits / temperature).
+        top_k: keep the k most probable tokens; 0 keeps all.
+        top_p: keep the smallest set of most probable tokens that holds this much probability; 1 keeps all.
+        forbidden: ids that are never proposed (the mask always; end of text where the length is exact).
+    """
+
+    temperature: Knob = 0.0
+    top_k: int | Tensor = 0
+    top_p: Knob = 1.0
+    forbidden: tuple[int, ...] = ()
+
+
+def propose(
+    model: Denoiser, plan: Plan, sampling: Sampling, *, cache: Cache | None = None, revise: bool = False
+) -> Proposal:
+    """What the model offers at the targets of a plan.
+
+    Args:
+        model: any network.
+        plan: what to look at.
+        sampling: how to draw.
+        cache: keys and values of final positions.
+        revise: whether positions that are DONE get an offer too.
+    Returns:
+        A proposal over (R, T). `log_prob`, `entropy` and `margin` belong to the distribution after top-k and top-p
+        at temperature 1, so that a confidence does not depend on the temperature.
+    """
+    asked = plan.state == State.OPEN
+    if revise:
+        asked = asked | (plan.state == State.DONE)
+    asked = asked & (plan.targets >= 0)
+    features = model.read(
+        plan.tokens,
+        positions=plan.positions,
+        attend=plan.attend,
+        t=plan.t if model.traits.clock else None,
+        cache=cache,
+        rows=plan.rows,
+        keep=plan.keep,
+    )
+    r, i = asked.nonzero(as_tuple=True)
+    source = _row_about(plan, r, plan.targets[r, i], shift=model.traits.speaks == "next")
+    offer = {
+        "tokens": plan.standing.clone(),
+        **{name: torch.zeros_like(plan.targets, dtype=torch.float64) for name in ("entropy", "margin")},
+        **{name: torch.full_like(plan.targets, -torch.inf, dtype=torch.float64) for name in ("log_prob", "standing")},
+    }
+    rows_per_chunk = max(1, CHUNK_ELEMENTS // model.vocab.size)
+    for at in torch.arange(len(r), device=r.device).split(rows_per_chunk):
+        rr, ii = r[at], i[at]
+        logits = model.head(features[rr, source[at]]).double()
+        key = seeds.key(plan.seed[rr], "token", plan.turn[rr], plan.targets[rr, ii])
+        drawn = _draw(logits, sampling, mask=model.vocab.mask, rows=plan.rows[rr], key=key, now=plan.standing[rr, ii])
+        for name, values in drawn.items():
+            offer[name][rr, ii] = values
+    return Proposal(asked=asked, is_open=asked & (plan.state == State.OPEN), **offer)
+
+
+def _row_about(plan: Plan, r: Tensor, position: Tensor, *, shift: bool) -> Tensor:
+    """Which fed slot of row r has the logits about a position; position 0 has no predecessor and reuses its own row."""
+    wanted = (position - int(shift)).clamp(min=0)
+    return wanted - plan.positions[r, 0]  # windows feed a run of neighbouring positions
+
+
+def _draw(
+    logits: Tensor, sampling: Sampling, *, mask: int | None, rows: Tensor, key: Tensor, now: Tensor
+) -> dict[str, Tensor]:
+    """Candidates and their statistics from logits (N, V) float64 of canvas rows (N,)."""
+    forbidden = [*sampling.forbidden, *([] if mask is None else [mask])]
+    logits[:, forbidden] = -torch.inf
+    logits = _filter(logits, column(sampling.top_k, rows), column(sampling.top_p, rows))
+    log_p = logits.log_softmax(-1)
+    best = log_p.topk(min(2, log_p.shape[1]), dim=-1)
+    tokens = best.indices[:, 0]
+    temperature = column(sampling.temperature, rows)
+    if bool((temperature > 0).any()):
+        tokens = torch.where(temperature[:, 0] > 0, _race(log_p, temperature, key), tokens)
+    p = log_p.exp()
+    top = best.values.exp()
+    return {
+        "tokens": tokens,
+        "log_prob": log_p.gather(1, tokens[:, None])[:, 0],
+        "entropy": -torch.where(p > 0, p * log_p, 0.0).sum(-1),
+        "margin": top[:, 0] - top[:, -1],
+        "standing": log_p.gather(1, now[:, None])[:, 0],
+    }
+
+
+def _race(log_p: Tensor, temperature: Tensor, key: Tensor) -> Tensor:
+    """A token per row, drawn from softmax(log_p / temperature) by the Gumbel-max rule in float64.
+
+    Float32 noise truncates the tail and lowers the temperature without saying so.
+
+    Source: Zheng et al. 2024, arXiv:2409.02908, sec. 4 (precision); Gumbel-max: Maddison et al. 2014, arXiv:1411.0030.
+    """
+    numbers = seeds.uniform(seeds.key(key[:, None], "gumbel", torch.arange(log_p.shape[1], device=log_p.device)))
+    gumbel = -torch.log(-torch.log(numbers))
+    return (log_p / temperature.clamp(min=1e-6) + gumbel).argmax(-1)
+
+
+def _filter(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Logits with everything outside top-k and top-p at -inf."""
+    if bool((top_k > 0).any()):
+        ranked = logits.sort(-1, descending=True).values
+        kth = ranked.gather(1, (top_k.long() - 1).clamp(0, logits.shape[1] - 1))
+        logits = logits.masked_fill((logits < kth) & (top_k > 0), -torch.inf)
+    if bool((top_p < 1).any()):
+        ranked, order = logits.sort(-1, descending=True)
+        p = ranked.softmax(-1)
+        beyond = (p.cumsum(-1) - p >= top_p) & (top_p < 1)
+        beyond[:, 0] = False
+        logits = logits.masked_fill(beyond.gather(1, order.argsort(-1)), -torch.inf)
+    return logits

@@ -1,0 +1,69 @@
+"""What happened to every position: which step wrote it, how sure the model was, what was taken back."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from unmask.base.canvas import Canvas
+from unmask.base.step import State
+from unmask.decode.loop import Turn
+
+Kind = Literal["commit", "reopen", "edit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One position changed: committed (written), reopened (taken back) or edited (written over).
+
+    `position` counts canvas positions, `log_prob` is in nats and belongs to the token written, under what the model saw
+    at that step.
+    """
+
+    step: int
+    position: int
+    token: int
+    kind: Kind
+    log_prob: float
+
+
+class Trace:
+    """All changes of one canvas row, in order, and what is known of its final tokens."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self.changes)
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    @property
+    def num_edits(self) -> int:
+        """How many written tokens were taken back or written over."""
+        return sum(change.kind != "commit" for change in self.changes)
+
+    def last(self) -> dict[int, Change]:
+        """The change that gave each position its final token."""
+        return {c.position: c for c in self.changes if c.kind != "reopen"}
+
+
+def record(traces: list[Trace], canvas: Canvas, turn: Turn) -> None:
+    """Add one turn to the traces of all rows (one trace per canvas row)."""
+    plan, edit, offer = turn.plan, turn.edit, turn.offer
+    touched = offer.asked & ((edit.tokens != plan.standing) | (edit.state != plan.state))
+    r, i = touched.nonzero(as_tuple=True)
+    columns = (
+        plan.rows[r],
+        plan.turn[r],
+        plan.targets[r, i],
+        edit.tokens[r, i],
+        plan.state[r, i],
+        edit.state[r, i],
+        torch.where(edit.tokens[r, i] == offer.tokens[r, i], offer.log_prob[r, i], offer.standing[r, i]),
+    )
+    for row, step, position, token, before, after, log_prob in zip(*(c.tolist() for c in columns), strict=True):
+        kind: Kind = "reopen" if after == State.OPEN else "edit" if before == State.DONE else "commit"
+        traces[row].changes.append(Change(step, position, token, kind, log_prob))

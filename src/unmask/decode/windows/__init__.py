@@ -1,0 +1,35 @@
+"""Where to look now: one window a file, one line here.
+
+A window is a frozen dataclass whose fields are its options, with `caches` (whether it keeps keys and values),
+`check(traits)` and `(canvas, traits, cache) -> Plan`.
+"""
+
+from typing import Protocol
+
+from unmask.base.canvas import Canvas
+from unmask.base.denoiser import Cache
+from unmask.base.step import Plan
+from unmask.base.vocab import Traits
+from unmask.decode.windows.block import Block
+from unmask.decode.windows.next import Next
+from unmask.decode.windows.whole import Whole
+
+
+class Window(Protocol):
+    """Chooses what one forward looks at."""
+
+    @property
+    def caches(self) -> bool:
+        """Whether keys and values of final positions are kept."""
+        ...
+
+    def check(self, traits: Traits) -> None:
+        """Raise Unsupported where a model can't be read like this."""
+        ...
+
+    def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None) -> Plan:
+        """The plan of the next forward."""
+        ...
+
+
+TABLE: dict[str, type[Window]] = {"next": Next, "whole": Whole, "block": Block}

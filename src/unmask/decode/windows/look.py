@@ -1,0 +1,66 @@
+"""A plan from a few numbers per row: what every window shares."""
+
+import torch
+from torch import Tensor
+
+from unmask.base.attend import NOBODY, Attend
+from unmask.base.canvas import Canvas
+from unmask.base.step import Plan, State
+
+
+def look(
+    canvas: Canvas,
+    rows: Tensor,
+    *,
+    feed: tuple[Tensor, Tensor],
+    region: tuple[Tensor, Tensor],
+    keep_to: Tensor | None,
+    steps: Tensor,
+    attend: Attend,
+) -> Plan:
+    """The plan that feeds the positions `feed` and asks about those of `region`.
+
+    Args:
+        canvas: the text.
+        rows: (R,) its rows that take part.
+        feed: (start, stop) of the positions fed, (R,) each.
+        region: (start, end) of the positions asked about, (R,) each.
+        keep_to: (R,) positions before it are final, their keys and values may be kept; None without a cache.
+        steps: (R,) steps that the region may take.
+        attend: who may see whom.
+    """
+    positions = _span(*feed)
+    fed = positions >= 0
+    targets = _span(*region)
+    there = targets >= 0
+    step = canvas.step[rows]
+    tokens, state = canvas.tokens[rows], canvas.state[rows]
+    left = steps - step - 1
+    return Plan(
+        rows=rows,
+        positions=positions,
+        tokens=tokens.gather(1, positions.clamp(min=0)),
+        keep=torch.zeros_like(fed) if keep_to is None else fed & (positions < keep_to[:, None]),
+        attend=attend,
+        targets=targets,
+        state=state.gather(1, targets.clamp(min=0)).masked_fill(~there, State.ABSENT),
+        standing=tokens.gather(1, targets.clamp(min=0)),
+        t=((left + 1).clamp(min=0) / steps).double(),
+        s=(left.clamp(min=0) / steps).double(),
+        left=left,
+        seed=canvas.seed[rows],
+        turn=canvas.forwards[rows],
+        end=region[1],
+    )
+
+
+def present(canvas: Canvas, rows: Tensor) -> Tensor:
+    """(R,) positions of each row that are there."""
+    return (canvas.state[rows] != State.ABSENT).sum(1)
+
+
+def _span(start: Tensor, stop: Tensor) -> Tensor:
+    """(R, W) the positions from start to stop of each row, -1 behind the end of shorter ones."""
+    width = int((stop - start).max())
+    span = start[:, None] + torch.arange(width, device=start.device)
+    return span.masked_fill(span >= stop[:, None], NOBODY)

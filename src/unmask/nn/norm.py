@@ -1,0 +1,29 @@
+"""Normalisation over the last axis: root mean square, or mean and variance.
+
+It knows nothing of the layer that it stands in.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last `size` numbers, at least in float32 whatever the dtype of x.
+
+    Source: Zhang, Sennrich 2019, "Root mean square layer normalization", arXiv:1910.07467, eq. 4.
+    """
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) to (..., size)."""
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+NORMS: dict[str, Callable[[int, float], nn.Module]] = {"rms": RMSNorm, "layer": nn.LayerNorm}

@@ -1,0 +1,279 @@
+"""Strings to ids and back.
+
+Our own tokenizers are byte-level BPE, so every string survives the round trip. Foreign `tokenizer.json` files are read
+too; the caller then says which of their ids are the mask, the ends and the padding.
+
+User text never becomes a special id: a literal "<|mask|>" is nine characters of text. It does not know models,
+canvases or chat.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import decoders as decoding
+
+from unmask.base.errors import BadCheckpoint, BadInput, Unsupported
+from unmask.base.vocab import Vocab
+
+MASK, EOS, BOS, PAD = "<|mask|>", "<|eos|>", "<|bos|>", "<|pad|>"
+SPECIALS = {"mask": MASK, "eos": EOS, "bos": BOS, "pad": PAD}
+"""The special tokens of our own tokenizers, in the order of their ids."""
+
+FILE = "tokenizer.json"
+
+# Context-free cuts, so that a text cut at a line border or before a space has the same tokens as the pieces:
+# a run of spaces or tabs is one piece (indentation), a single space belongs to the word behind it, line ends stand
+# alone, digits stand alone (as numbers of any length then look alike).
+_PIECES = "|".join(
+    [
+        r"(?<=\p{L})'(?:[sdmt]|ll|ve|re)(?!\p{L})",
+        r"[ _]?[\p{L}\p{M}]+",
+        r" ?\p{N}",
+        r" ?[^\s\p{L}\p{N}\p{M}]+",
+        r"[\r\n]+",
+        r"[ \t]{2,}",
+        r"\s",
+        r"\p{M}+",
+    ]
+)
+_LONGEST = 16
+"""Bytes that a learned token may have; keeps rulers and banners from eating the vocabulary."""
+
+
+def _byte_of_letter() -> dict[str, int]:
+    """The printable letter that byte-level BPE writes for each byte (GPT-2's alphabet), inverted."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [b for b in range(256) if b not in printable]
+    letters = {chr(b): b for b in printable}
+    return letters | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTES = _byte_of_letter()
+
+
+class Tokenizer:
+    """A vocabulary and the way to write with it.
+
+    Attributes:
+        vocab: size and special ids.
+    """
+
+    def __init__(self, spec: dict[str, Any], vocab: Vocab | None = None) -> None:
+        """From the content of a `tokenizer.json`; `Tokenizer.train` and `Tokenizer.load` are the usual ways in.
+
+        Raises:
+            BadCheckpoint: the content is not a tokenizer, or `vocab` does not fit it.
+        """
+        self._spec = _with_specials(spec, vocab)
+        try:
+            self._inner = tokenizers.Tokenizer.from_str(json.dumps(self._spec))
+        except Exception as error:  # the library raises nothing narrower
+            raise BadCheckpoint(f"not a tokenizer: {error}") from error
+        self._inner.no_padding()
+        self._inner.no_truncation()
+        self._inner.encode_special_tokens = True
+        size = self._inner.get_vocab_size(with_added_tokens=True)
+        if vocab is None:
+            ids = {role: self._inner.token_to_id(name) for role, name in SPECIALS.items()}
+            vocab = Vocab(size=size, **ids)
+        self.vocab = vocab
+        added = self._inner.get_added_tokens_decoder()
+        own = {vocab.mask, vocab.eos, vocab.bos, vocab.pad} - {None}
+        self._special = own | {i for i, token in added.items() if token.special}
+        self._added = {i: token.content for i, token in added.items()}
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> Self:
+        """Learn a byte-level BPE; the same texts in the same order give the same tokenizer.
+
+        Args:
+            texts: what to learn from.
+            size: ids in all, with the 4 special ones and the 256 bytes. Fewer come out where the texts are too short.
+        Raises:
+            BadInput: `size` leaves no room for the bytes, or there is no text.
+        """
+        smallest = len(SPECIALS) + 256
+        if size < smallest:
+            raise BadInput(
+                f"a vocabulary has at least {smallest} ids (256 bytes and {len(SPECIALS)} specials), got {size}"
+            )
+        inner = tokenizers.Tokenizer(models.BPE())
+        split = pre_tokenizers.Split(tokenizers.Regex(_PIECES), behavior="isolated")
+        spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        inner.pre_tokenizer = pre_tokenizers.Sequence([split, spell])
+        inner.decoder = decoding.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            min_frequency=2,
+            special_tokens=list(SPECIALS.values()),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            max_token_length=_LONGEST,
+            show_progress=False,
+        )
+        seen = 0
+
+        def counted() -> Iterable[str]:
+            nonlocal seen
+            for text in texts:
+                seen += len(text)
+                yield text
+
+        inner.train_from_iterator(counted(), trainer)
+        if not seen:
+            raise BadInput("there is no text to learn a tokenizer from; check the sources")
+        return cls(json.loads(inner.to_str()))
+
+    @classmethod
+    def load(cls, path: str | Path, vocab: Vocab | None = None) -> Self:
+        """Read a folder that holds `tokenizer.json`, or that file itself.
+
+        Args:
+            path: the folder or file.
+            vocab: the special ids of a foreign tokenizer; ours are known by name.
+        Raises:
+            BadCheckpoint: the file is missing, is not a tokenizer, or `vocab` does not fit it.
+        """
+        path = Path(path)
+        file = path / FILE if path.is_dir() else path
+        try:
+            spec = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise BadCheckpoint(f"no tokenizer at {file}; give a folder with {FILE}, or that file") from error
+        except (OSError, ValueError) as error:
+            raise BadCheckpoint(f"{file} can't be read as JSON ({error}); copy it again from where it came") from error
+        if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
+            raise BadCheckpoint(
+                f"{file} is JSON but no tokenizer (it has no 'model'); copy it again from where it came"
+            )
+        try:
+            return cls(spec, vocab)
+        except BadCheckpoint as error:
+            raise BadCheckpoint(f"{file}: {error}") from error.__cause__
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `tokenizer.json` into a folder, whole or not at all; returns its path."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        file, draft = folder / FILE, folder / f".{FILE}.{os.getpid()}"
+        draft.write_text(json.dumps(self._spec, ensure_ascii=False, indent=1), encoding="utf-8")
+        draft.replace(file)
+        return file
+
+    def __len__(self) -> int:
+        return self.vocab.size
+
+    @property
+    def byte_level(self) -> bool:
+        """Whether every string survives the round trip because tokens are spelled in bytes."""
+        return "ByteLevel" in _types(self._spec.get("decoder"))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, none of them special.
+
+        Raises:
+            BadInput: the text holds half of a surrogate pair, which no encoding can carry.
+        """
+        return self.encode_many([text])[0]
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of several texts; the same as one by one, on all cores."""
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise BadInput(
+                    f"the text holds a lone surrogate at code point {error.start} ({text[error.start]!r}), "
+                    "which is no character; remove it or decode the input with errors='replace'"
+                ) from error
+        return [e.ids for e in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids: specials are dropped, bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            BadInput: an id outside the vocabulary.
+        """
+        if self.byte_level:
+            return self.decode_bytes(ids).decode(errors="replace")
+        self._check(ids)
+        return self._inner.decode([i for i in ids if i not in self._special])
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """The bytes that ids stand for, exactly; specials stand for none.
+
+        Raises:
+            BadInput: an id outside the vocabulary.
+            Unsupported: a foreign tokenizer whose tokens are not spelled in bytes.
+        """
+        self._check(ids)
+        spelled = self.token_bytes
+        return b"".join([spelled[i] for i in ids])
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every id; b"" for specials and for ids that no token has.
+
+        Raises:
+            Unsupported: a foreign tokenizer whose tokens are not spelled in bytes.
+        """
+        spell = _letters if self.byte_level else _sentencepiece
+        if not self.byte_level and not self._byte_fallback:
+            kind = self._spec["model"].get("type")
+            raise Unsupported(
+                f"the bytes of a {kind} token are not defined outside its sentence; use a byte-level BPE tokenizer, or "
+                "one with byte fallback"
+            )
+        spelled = [b""] * self.vocab.size
+        for token, i in self._inner.get_vocab(with_added_tokens=True).items():
+            if i in self._special or i >= len(spelled):
+                continue
+            spelled[i] = self._added[i].encode() if i in self._added else spell(token)
+        return spelled
+
+    @property
+    def _byte_fallback(self) -> bool:
+        return bool(self._spec["model"].get("byte_fallback"))
+
+    def _check(self, ids: Sequence[int]) -> None:
+        if ids and not (0 <= min(ids) and max(ids) < self.vocab.size):
+            wrong = next(i for i in ids if not 0 <= i < self.vocab.size)
+            raise BadInput(
+                f"token id {wrong} is outside the vocabulary of {self.vocab.size}; was it made by another tokenizer?"
+            )
+
+
+def _with_specials(spec: dict[str, Any], vocab: Vocab | None) -> dict[str, Any]:
+    """The content with the caller's special ids marked special, so that text can't yield them."""
+    if vocab is None:
+        return spec
+    own = {vocab.mask, vocab.eos, vocab.bos, vocab.pad} - {None}
+    beyond = [i for i in own if i is not None and not 0 <= i < vocab.size]
+    if beyond:
+        raise BadCheckpoint(f"special ids {sorted(beyond)} are outside the vocabulary of {vocab.size}")
+    added = [t | {"special": True} if t["id"] in own else t for t in spec.get("added_tokens") or []]
+    return spec | {"added_tokens": added}
+
+
+def _types(part: Any) -> set[str]:
+    """The types named anywhere in one part of a tokenizer's content."""
+    if isinstance(part, dict):
+        return {part.get("type", "")} | set().union(*(_types(v) for v in part.values()), set())
+    if isinstance(part, list):
+        return set().union(*(_types(v) for v in part), set())
+    return set()
+
+
+def _letters(token: str) -> bytes:
+    return bytes([_BYTES[letter] for letter in token]) if all(c in _BYTES for c in token) else token.encode()
+
+
+def _sentencepiece(token: str) -> bytes:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    return token.replace("\u2581", " ").encode()
