@@ -6,6 +6,7 @@ rows asked for and for no others.
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from unmask.base.attend import Attend
@@ -33,6 +34,11 @@ class Denoiser(Protocol):
     vocab: Vocab
     traits: Traits
     max_length: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs have to be."""
+        ...
 
     def cache(self, rows: int, length: int) -> Cache:
         """An empty cache for rows of `length` positions."""

@@ -39,7 +39,8 @@ def key(seed: int | Tensor, stream: str, *counters: int | Tensor) -> Tensor:
         int64 tensor of the broadcast shape.
     """
     device = next((x.device for x in (seed, *counters) if torch.is_tensor(x)), None)
-    state = _finalise(torch.as_tensor(seed, dtype=torch.int64, device=device) + zlib.crc32(stream.encode()) * _GOLDEN)
+    purpose = torch.as_tensor(zlib.crc32(stream.encode()), dtype=torch.int64, device=device)
+    state = _finalise(torch.as_tensor(seed, dtype=torch.int64, device=device) + purpose * _GOLDEN)
     for counter in counters:
         state = _finalise((state ^ torch.as_tensor(counter, dtype=torch.int64, device=device)) + _GOLDEN)
     return state

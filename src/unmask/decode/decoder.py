@@ -45,7 +45,7 @@ def build(
     traits: Traits,
     vocab: Vocab,
     defaults: Mapping[str, Any] | None = None,
-    forbidden: tuple[int, ...] = (),
+    internal: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Decoder:
     """The decoder that a name and options ask for.
@@ -54,7 +54,7 @@ def build(
         name: a preset ("llada"), a spelling ("block x threshold + edit"), or None for the model's own default.
         traits, vocab: of the model it is for.
         defaults: the model's own settings, with its decoder's name under "decoder"; used where `name` is None.
-        forbidden: ids that are never proposed.
+        internal: fields of the parts that are no options (what is forbidden, before where no end of text may stand).
         options: see `unmask.decode.options.OPTIONS`; None counts as not given. `steps` without a threshold or factor
             selects the quota policy, a threshold or factor selects its own, where the decoder takes the surest first.
     Raises:
@@ -75,16 +75,16 @@ def build(
         chosen = next((policy for option, policy in _COMMITS.items() if option in given), chain[0])
         chain[0] = chosen
     parts = [windows.TABLE[preset.window], *(policies.TABLE[p] for p in chain), Sampling]
-    takes = {f.name for part in parts for f in fields(part)} - {"forbidden", "mask"} | {"guidance"}
+    takes = {f.name for part in parts for f in fields(part)} & set(OPTIONS) | {"guidance"}
     useless = sorted(set(given) - takes)
     if useless:
         what = f"{preset.window} x {' + '.join(chain)}"
         raise BadInput(f"{useless[0]} has no effect on this decoder ({what}); it takes {', '.join(sorted(takes))}")
     values = {k: check(k, v) for k, v in {**settings, **given}.items() if k in takes}
-    internal = {"forbidden": forbidden, "mask": vocab.mask}
+    everything = {"mask": vocab.mask, **(internal or {}), **values}
 
-    def make(part: type) -> Any:
-        return part(**{f.name: v for f in fields(part) for v in [{**internal, **values}.get(f.name)] if v is not None})
+    def make(part: Any) -> Any:
+        return part(**{f.name: everything[f.name] for f in fields(part) if everything.get(f.name) is not None})
 
     window, *chain_made, sampling = (make(part) for part in parts)
     window.check(traits)

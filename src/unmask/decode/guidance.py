@@ -38,6 +38,11 @@ class Guided:
 
         self.vocab, self.traits, self.max_length = self.model.vocab, self.model.traits, self.model.max_length
 
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs have to be."""
+        return self.model.device
+
     def cache(self, rows: int, length: int) -> Cache:
         """A cache for both halves: rows 0 to B-1 as they are, rows B to 2B-1 without the prompt."""
         return self.model.cache(2 * rows, length)

@@ -12,6 +12,7 @@ from torch import Tensor
 from unmask.base import seeds
 from unmask.base.denoiser import Cache, Denoiser
 from unmask.base.step import Plan, Proposal, State
+from unmask.base.vocab import Vocab
 from unmask.decode.knobs import Knob, column
 
 CHUNK_ELEMENTS = 1 << 24
@@ -26,13 +27,15 @@ class Sampling:
         temperature: 0 takes the most probable token; otherwise tokens are drawn from softmax(logits / temperature).
         top_k: keep the k most probable tokens; 0 keeps all.
         top_p: keep the smallest set of most probable tokens that holds this much probability; 1 keeps all.
-        forbidden: ids that are never proposed (the mask always; end of text where the length is exact).
+        forbidden: ids that are never proposed; the mask never is.
+        no_end_before: canvas position before which no end of text is proposed; infinity makes the length exact.
     """
 
     temperature: Knob = 0.0
     top_k: int | Tensor = 0
     top_p: Knob = 1.0
     forbidden: tuple[int, ...] = ()
+    no_end_before: Knob = 0
 
 
 def propose(
@@ -74,8 +77,9 @@ def propose(
     for at in torch.arange(len(r), device=r.device).split(rows_per_chunk):
         rr, ii = r[at], i[at]
         logits = model.head(features[rr, source[at]]).double()
+        _forbid(logits, model.vocab, sampling, plan.targets[rr, ii], plan.rows[rr])
         key = seeds.key(plan.seed[rr], "token", plan.turn[rr], plan.targets[rr, ii])
-        drawn = _draw(logits, sampling, mask=model.vocab.mask, rows=plan.rows[rr], key=key, now=plan.standing[rr, ii])
+        drawn = _draw(logits, sampling, rows=plan.rows[rr], key=key, now=plan.standing[rr, ii])
         for name, values in drawn.items():
             offer[name][rr, ii] = values
     return Proposal(asked=asked, is_open=asked & (plan.state == State.OPEN), **offer)
@@ -87,12 +91,16 @@ def _row_about(plan: Plan, r: Tensor, position: Tensor, *, shift: bool) -> Tenso
     return wanted - plan.positions[r, 0]  # windows feed a run of neighbouring positions
 
 
-def _draw(
-    logits: Tensor, sampling: Sampling, *, mask: int | None, rows: Tensor, key: Tensor, now: Tensor
-) -> dict[str, Tensor]:
+def _forbid(logits: Tensor, vocab: Vocab, sampling: Sampling, positions: Tensor, rows: Tensor) -> None:
+    """Take out, in place, what must not be written: the mask, forbidden ids, an end of text that comes too early."""
+    logits[:, [*sampling.forbidden, *([] if vocab.mask is None else [vocab.mask])]] = -torch.inf
+    if vocab.eos is not None:
+        early = positions < column(sampling.no_end_before, rows)[:, 0]
+        logits[early, vocab.eos] = -torch.inf
+
+
+def _draw(logits: Tensor, sampling: Sampling, *, rows: Tensor, key: Tensor, now: Tensor) -> dict[str, Tensor]:
     """Candidates and their statistics from logits (N, V) float64 of canvas rows (N,)."""
-    forbidden = [*sampling.forbidden, *([] if mask is None else [mask])]
-    logits[:, forbidden] = -torch.inf
     logits = _filter(logits, column(sampling.top_k, rows), column(sampling.top_p, rows))
     log_p = logits.log_softmax(-1)
     best = log_p.topk(min(2, log_p.shape[1]), dim=-1)

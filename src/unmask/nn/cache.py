@@ -73,21 +73,23 @@ class KVCache:
         reach = there.any(0).nonzero()
         size = int(reach[-1]) + 1 if len(reach) else 1
         kept = torch.zeros_like(slots[0], dtype=torch.bool) if keep is None else keep[fed]
-        lent = tuple(x[self.known[slots] & ~kept] for x in slots)  # known, fed, but not to be replaced
+        final = tuple(x[kept] for x in slots)
+        lent = tuple(x[self.known[slots] & ~kept] for x in slots)  # known and fed, but not to be replaced
+        self.known[final] = False  # and so it stays if the forward fails
         before = self.k[:, lent[0], lent[1]], self.v[:, lent[0], lent[1]]
         try:
             yield Visit(cache=self, size=size, there=there[:, :size], rows=rows, fed=fed, slots=slots)
         finally:
             self.k[:, lent[0], lent[1]], self.v[:, lent[0], lent[1]] = before
-        self.known[slots[0][kept], slots[1][kept]] = True
+        self.known[final] = True
         self._count()
 
     def forget(self, rows: Tensor | None = None, start: int = 0) -> None:
         """Free the slots from `start` on, of some rows (R,) or of all."""
-        if rows is None:
-            self.known[:, start:] = False
-        else:
-            self.known[rows, start:] = False
+        which = slice(None) if rows is None else rows
+        self.known[which, start:] = False
+        self.k[:, which, start:] = 0  # a failed row may have left numbers that even a weight of zero does not stop
+        self.v[:, which, start:] = 0
         self._count()
 
     def _count(self) -> None:

@@ -7,16 +7,18 @@ User text never becomes a special id: a literal "<|mask|>" is nine characters of
 canvases or chat.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import tokenizers
-from tokenizers import models, pre_tokenizers, trainers
 from tokenizers import decoders as decoding
+from tokenizers import models, pre_tokenizers, trainers
 
 from unmask.base.errors import BadCheckpoint, BadInput, Unsupported
 from unmask.base.vocab import Vocab
@@ -168,6 +170,12 @@ class Tokenizer:
     def __len__(self) -> int:
         return self.vocab.size
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells this tokenizer from every other one (hex)."""
+        content = json.dumps([self._spec, asdict(self.vocab)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
     @property
     def byte_level(self) -> bool:
         """Whether every string survives the round trip because tokens are spelled in bytes."""
@@ -241,7 +249,7 @@ class Tokenizer:
         return bool(self._spec["model"].get("byte_fallback"))
 
     def _check(self, ids: Sequence[int]) -> None:
-        if ids and not (0 <= min(ids) and max(ids) < self.vocab.size):
+        if ids and (min(ids) < 0 or max(ids) >= self.vocab.size):
             wrong = next(i for i in ids if not 0 <= i < self.vocab.size)
             raise BadInput(
                 f"token id {wrong} is outside the vocabulary of {self.vocab.size}; was it made by another tokenizer?"

@@ -1,0 +1,1 @@
+"""The public language model: text in, text out."""

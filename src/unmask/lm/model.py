@@ -1,0 +1,259 @@
+"""The public language model: generate, infill, fill, refine, score, look at its logits.
+
+Every call is a canvas with some positions fixed, handed to the same loop.
+"""
+
+import asyncio
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from unmask.base.attend import Attend
+from unmask.base.errors import BadInput, TooLong, Unsupported
+from unmask.lm.results import Output, Score, Settings, StreamStep
+from unmask.lm.rows import Ask, Length, Prompt, Reader, is_list
+from unmask.lm.write import stream, write
+from unmask.models.backbone import Transformer
+from unmask.objectives.likelihood import likelihood
+from unmask.text.tokenizer import Tokenizer
+
+
+class LanguageModel:
+    """A network, its tokenizer, and everything one can ask of them.
+
+    Every call raises `BadInput` (a value that can't be used), `TooLong` (more positions than the model has),
+    `UnknownName` (a decoder or option that does not exist) or `Unsupported` (what this model can't honour).
+
+    Args:
+        model: the network.
+        tokenizer: strings to ids; without one, prompts are ids and results have no text.
+        name: what it is called in messages and reports.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer | None = None, *, name: str = "model") -> None:
+        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        self._reader = Reader(tokenizer, model.vocab, model.traits, model.max_length, name)
+
+    @property
+    def aio(self) -> "Asynchronous":
+        """The same calls as coroutines: `await lm.aio.generate(...)`."""
+        return Asynchronous(self)
+
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        length: Length = 64,
+        eos: Literal["stop", "keep", "forbid"] = "stop",
+        stop: str | Sequence[str] = (),
+        n: int = 1,
+        pins: Mapping[int, str] | None = None,
+        chat: bool = False,
+        **settings: Unpack[Settings],
+    ) -> Any:
+        """Continue a prompt.
+
+        Args:
+            prompt: text, token ids, or a list of either; None writes without a prompt.
+            length: positions to write at most; (a, b) lets the text end between a and b.
+            eos: "stop" an end of text ends early, "keep" writes on behind it, "forbid" makes the length exact.
+            stop: strings that end the text at their earliest match, which is cut off.
+            n: texts per prompt.
+            pins: token position in the completion to the text that stands there.
+            chat: put the prompt through the model's chat template.
+            settings: see `unmask.lm.results.Settings`.
+        Returns:
+            An `Output`; a list of them for a list of prompts or n > 1 (all of the first prompt first).
+        """
+        ask = self._generation(prompt, length=length, eos=eos, stop=stop, n=n, pins=pins, chat=chat)
+        outputs = write(self.model, self.tokenizer, ask, settings)
+        return outputs if n > 1 or is_list(prompt) else outputs[0]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        length: Length = 64,
+        eos: Literal["stop", "keep", "forbid"] = "stop",
+        stop: str | Sequence[str] = (),
+        pins: Mapping[int, str] | None = None,
+        chat: bool = False,
+        **settings: Unpack[Settings],
+    ) -> Iterator[StreamStep]:
+        """Continue a prompt, and tell after every forward what stands there.
+
+        Committed text only grows and is never taken back: unfinished characters and possible beginnings of a stop
+        string are held back. Takes what `generate` takes, for one text.
+        """
+        if is_list(prompt):
+            raise BadInput("a stream continues one prompt, not a list; use generate for several")
+        if self.tokenizer is None:
+            raise Unsupported(f"{self.name} has no tokenizer, so there is no text to stream; use generate with ids")
+        ask = self._generation(prompt, length=length, eos=eos, stop=stop, n=1, pins=pins, chat=chat)
+        return stream(self.model, self.tokenizer, ask, settings)
+
+    def infill(
+        self, prefix: Prompt, suffix: Prompt, *, length: Length = (1, 40), n: int = 1, **settings: Unpack[Settings]
+    ) -> Any:
+        """Write what stands between two texts.
+
+        Args:
+            prefix, suffix: text or ids; either may be empty.
+            length: positions of the gap; for (a, b) several lengths are tried in one batch, and the one whose tokens
+                were written with the highest mean log-probability is kept.
+            n: texts.
+            settings: see `unmask.lm.results.Settings`.
+        Returns:
+            An `Output`; a list for n > 1. `.text` is the prefix, the completion and the suffix, byte for byte.
+        """
+        outputs = write(self.model, self.tokenizer, self._reader.infill(prefix, suffix, length, n), settings)
+        return outputs if n > 1 else outputs[0]
+
+    def fill(self, template: str, **settings: Unpack[Settings]) -> Output:
+        """Fill a template, `Dear {{name:1-4}}, your parcel {{:8}} today.`; the numbers are tokens.
+
+        Returns:
+            An `Output`; `.holes` has the name and the text of each hole.
+        """
+        return write(self.model, self.tokenizer, self._reader.fill(template), settings)[0]
+
+    def refine(
+        self,
+        text: str,
+        *,
+        spans: Sequence[tuple[int, int]],
+        strength: float = 1.0,
+        length: Length | None = None,
+        **settings: Unpack[Settings],
+    ) -> Output:
+        """Rewrite spans of a text; everything outside them stays byte for byte.
+
+        Args:
+            text: the text.
+            spans: (start, end) in code points, end exclusive.
+            strength: share of each span's tokens that is masked and written anew; the others stay in their places.
+            length: positions for each span, instead of as many as it has now; needs strength 1.
+            settings: see `unmask.lm.results.Settings`.
+        """
+        ask = self._reader.refine(text, spans, strength, length, settings.get("seed", 0))
+        return write(self.model, self.tokenizer, ask, settings)[0]
+
+    def score(
+        self,
+        text: Prompt,
+        *,
+        given: Prompt = None,
+        estimator: str | None = None,
+        samples: int = 128,
+        seed: int = 0,
+    ) -> Score:
+        """Estimate -log p(text), or -log p(text | given).
+
+        Args:
+            text: text or ids.
+            given: what stands before it and is not scored.
+            estimator: a name in `unmask.objectives.likelihood`; by default "exact-k", or "ar" for an AR model.
+            samples: draws of noise; estimators that are exact take none.
+            seed: of the noise.
+        """
+        ids, context = self._reader.ids(text), [*self._reader.start, *self._reader.ids(given)]
+        if not ids:
+            raise BadInput("the text to score is empty; give one character or more")
+        tokens = torch.tensor([*context, *ids], device=self.model.device)
+        if len(tokens) > self.model.max_length:
+            raise TooLong(f"the text has {len(tokens)} tokens and {self.name} holds {self.model.max_length}; cut it")
+        asked = torch.arange(len(tokens), device=tokens.device) >= len(context)
+        name = estimator or ("ar" if self.model.traits.sees == "left" else "exact-k")
+        found = likelihood(self.model, tokens, asked, name, samples=samples, seed=seed)
+        size = len(self.tokenizer.decode_bytes(ids)) if self.tokenizer is not None else 0
+        bits = found.nats / math.log(2) / size if size else None
+        return Score(found.nats, found.stderr, bits, len(ids), found.forwards, found.bound)
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        tokens: Tensor | Sequence[Sequence[int]],
+        *,
+        sigma: Tensor | None = None,
+        attend: Literal["full", "causal"] | Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """The network's own output, without a shift.
+
+        Args:
+            tokens: (B, L) ids.
+            sigma: (B,) total noise, for networks that are defined over it.
+            attend: None the model's own rule; "full"; "causal"; or (B, L, L) bool, True = visible.
+            positions: (B, L) positions; 0 to L - 1 by default.
+        Returns:
+            (B, L, V).
+        """
+        tokens = torch.as_tensor(tokens, device=self.model.device)
+        if tokens.dim() != 2 or tokens.dtype.is_floating_point:
+            raise BadInput(f"tokens are whole numbers of shape (B, L), not {tokens.dtype} of {tuple(tokens.shape)}")
+        low, high = (int(tokens.min()), int(tokens.max())) if tokens.numel() else (0, 0)
+        if not 0 <= low <= high < self.model.vocab.size:
+            raise BadInput(f"token ids lie between 0 and {self.model.vocab.size - 1}, not {low} to {high}")
+        if tokens.shape[1] > self.model.max_length:
+            raise TooLong(f"{tokens.shape[1]} positions are more than the {self.model.max_length} of {self.name}")
+        if sigma is not None:
+            raise Unsupported(f"{self.name} is not defined over a noise level; leave sigma out")
+        at = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        return self.model(
+            tokens.long(),
+            positions=at if positions is None else torch.as_tensor(positions, device=tokens.device),
+            attend=self._rule(attend, tuple(tokens.shape)),
+        )
+
+    def _rule(self, attend: str | Tensor | None, shape: tuple[int, ...]) -> Attend:
+        if attend is None:
+            return Attend.native(self.model.traits)
+        if torch.is_tensor(attend):
+            if attend.dtype != torch.bool or tuple(attend.shape) != (shape[0], shape[1], shape[1]):
+                raise BadInput(
+                    f"attend is a bool tensor of shape {(shape[0], shape[1], shape[1])}, "
+                    f"not {attend.dtype} of {tuple(attend.shape)}"
+                )
+            return Attend(kind="given", given=attend.to(self.model.device))
+        if attend not in ("full", "causal"):
+            raise BadInput(f"attend is None, 'full', 'causal' or a bool tensor, not {attend!r}")
+        return Attend(kind="full" if attend == "full" else "causal")
+
+    def _generation(
+        self,
+        prompt: Any,
+        *,
+        length: Length,
+        eos: str,
+        stop: str | Sequence[str],
+        n: int,
+        pins: Mapping[int, str] | None,
+        chat: bool,
+    ) -> Ask:
+        if chat:
+            raise Unsupported(f"{self.name} has no chat template; give the prompt as plain text")
+        return self._reader.generation(prompt, length=length, eos=eos, stop=stop, n=n, pins=pins or {})
+
+
+class Asynchronous:
+    """The calls of a language model as coroutines; each runs in a thread of its own, so the event loop stays free."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self._lm = lm
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in ("generate", "infill", "fill", "refine", "score", "logits", "stream"):
+            raise AttributeError(f"a language model has no asynchronous call {name!r}")
+        call = getattr(self._lm, name)
+        return functools.partial(_steps if name == "stream" else asyncio.to_thread, call)
+
+
+async def _steps(call: Callable[..., Iterator[StreamStep]], *args: Any, **settings: Any) -> Any:
+    """A stream's steps, each awaited."""
+    steps = call(*args, **settings)
+    while (step := await asyncio.to_thread(next, steps, None)) is not None:
+        yield step

@@ -1,0 +1,120 @@
+"""What calls give back, and the settings that all writing calls share."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from unmask.decode.session import Session
+from unmask.decode.trace import Trace
+
+
+class Settings(TypedDict, total=False):
+    """What every writing call takes besides its text.
+
+    `decoder` is a preset's name or "window x policy + policy"; its options are given by name beside it, see
+    `unmask.decode.options`. `watch` is called with the session after every forward.
+    """
+
+    decoder: str | None
+    seed: int
+    watch: Callable[[Session], None] | None
+    steps: int | None
+    block: int | None
+    threshold: float | None
+    factor: float | None
+    bound: float | None
+    rank: str | None
+    remask: str | None
+    eta: float | None
+    edit_threshold: float | None
+    rounds: int | None
+    strict: bool | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    guidance: float | None
+    schema: Any
+    regex: str | None
+    choices: Sequence[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What an output cost.
+
+    Args:
+        forwards: of the network, for this text; candidates of other lengths ride in the same ones.
+        seconds: of the call that this text came from.
+        tokens_per_forward: tokens of the completion per forward.
+        edits: written tokens that were taken back or written over.
+    """
+
+    forwards: int
+    seconds: float
+    tokens_per_forward: float
+    edits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """One text that was written.
+
+    Args:
+        text: everything, fixed parts included; None where there is no tokenizer.
+        completion: what was written (the gaps one after the other); None where there is no tokenizer.
+        tokens: ids of the completion.
+        finish_reason: "stop" an end of text, a stop string, or gaps that are full; "length" the canvas is used up.
+        logprobs: nats of each token at the step that wrote it, given what the model saw then; 0 for pinned tokens.
+        holes: name (if it has one) and text of each gap.
+        trace: every change, in order.
+        stats: what it cost.
+    """
+
+    text: str | None
+    completion: str | None
+    tokens: list[int]
+    finish_reason: Literal["stop", "length"]
+    logprobs: list[float]
+    holes: list[tuple[str | None, str | None]]
+    trace: Trace
+    stats: Stats
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStep:
+    """A moment of a stream.
+
+    Args:
+        text: committed text of the completion; it only grows.
+        delta: what is new in it.
+        draft: the whole completion as it stands, masks as "▒"; it may still change.
+        forwards: so far.
+        output: the result, in the last step.
+    """
+
+    text: str
+    delta: str
+    draft: str
+    forwards: int
+    output: Output | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """An estimate of -log p(text).
+
+    Args:
+        nats: the estimate.
+        stderr: its standard error, nats; 0 where it is exact.
+        bits_per_byte: nats / ln 2 / bytes of the text; None where there is no tokenizer.
+        tokens: tokens that were scored.
+        forwards: of the network.
+        bound: whether the expected value is an upper bound of -log p rather than its value.
+    """
+
+    nats: float
+    stderr: float
+    bits_per_byte: float | None
+    tokens: int
+    forwards: int
+    bound: bool

@@ -1,0 +1,251 @@
+"""From what a user asks for to rows of positions: prompts, gaps, spans and pins, checked.
+
+It does not know the network or how rows are filled.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from unmask.base import seeds
+from unmask.base.errors import BadInput, TooLong, Unsupported
+from unmask.base.vocab import Traits, Vocab
+from unmask.decode.lengths import candidates
+from unmask.text.layout import Gap, Layout, Text, lay
+from unmask.text.template import Hole, parse
+from unmask.text.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | None
+Length = int | tuple[int, int]
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Rows to write, and the rules that hold for all of them.
+
+    Args:
+        texts: per text, the candidate layouts (one, or one per length that is tried).
+        draws: which draw of its prompt each text is (0 to n - 1); keys its noise.
+        no_end_before: per text, canvas position before which no end of text may stand.
+        ends: whether an end of text ends a row.
+        stops: strings that end a text.
+        full: what to report of a row that used up all its positions.
+    """
+
+    texts: list[list[Layout]]
+    draws: list[int]
+    no_end_before: list[float]
+    ends: bool = False
+    stops: tuple[str, ...] = ()
+    full: Literal["stop", "length"] = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A gap of low to high positions."""
+
+    low: int
+    high: int
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Turns text into pieces for one model.
+
+    Raises everywhere:
+        BadInput: a value that can't be used.
+        TooLong: a row with more positions than the model has.
+        Unsupported: text without a tokenizer, a gap that the model can't see behind.
+    """
+
+    tokenizer: Tokenizer | None
+    vocab: Vocab
+    traits: Traits
+    max_length: int
+    name: str
+
+    def ids(self, text: Prompt) -> list[int]:
+        """Token ids of a text, or the ids themselves."""
+        if text is None:
+            return []
+        if isinstance(text, str):
+            if self.tokenizer is None:
+                raise Unsupported(f"{self.name} has no tokenizer; give token ids instead of text")
+            return self.tokenizer.encode(text)
+        ids = [int(i) for i in text]
+        if ids and not 0 <= min(ids) <= max(ids) < self.vocab.size:
+            raise BadInput(f"token ids lie between 0 and {self.vocab.size - 1}, got {min(ids)} to {max(ids)}")
+        return ids
+
+    @property
+    def start(self) -> list[int]:
+        """What stands before every text that comes as a string."""
+        return [] if self.vocab.bos is None else [self.vocab.bos]
+
+    def generation(
+        self, prompt: Any, *, length: Length, eos: str, stop: str | Sequence[str], n: int, pins: Mapping[int, str]
+    ) -> Ask:
+        """Rows that continue prompts."""
+        if eos not in ("stop", "keep", "forbid"):
+            raise BadInput(f"eos is 'stop', 'keep' or 'forbid', not {eos!r}")
+        gap = _gap(length)
+        given = self._pinned(pins, gap.high)
+        rows = [self._row([self._prompt(p), Gap(length=gap.high, given=given)]) for p in as_list(prompt)]
+        first = max([gap.low if isinstance(length, tuple) else 0, *(at + 1 for at in given)])
+        early = [NEVER if eos == "forbid" else float(row.gaps[0].start + first) for row in rows]
+        draws = list(range(_count(n)))
+        return Ask(
+            texts=[[row] for row in rows for _ in draws],
+            draws=[i for _ in rows for i in draws],
+            no_end_before=[at for at in early for _ in draws],
+            ends=eos == "stop",
+            stops=self._strings(stop),
+            full="length",
+        )
+
+    def infill(self, prefix: Prompt, suffix: Prompt, length: Length, n: int) -> Ask:
+        """Rows with one gap between two texts."""
+        return self._gaps([self._text(prefix), _gap(length), self._text(suffix)], n)
+
+    def fill(self, template: str) -> Ask:
+        """Rows for a template with holes."""
+        parts = [Range(p.low, p.high, p.name) if isinstance(p, Hole) else self._text(p.text) for p in parse(template)]
+        if not any(isinstance(p, Range) for p in parts):
+            raise BadInput("the template has no hole; write one as {{name:1-4}} or {{:8}}")
+        return self._gaps(parts, 1)
+
+    def refine(
+        self, text: str, spans: Sequence[tuple[int, int]], strength: float, length: Length | None, seed: int
+    ) -> Ask:
+        """Rows in which spans of a text are open again."""
+        if not 0 < strength <= 1:
+            raise BadInput(f"strength is above 0 and at most 1, not {strength!r}")
+        if length is not None and strength < 1:
+            raise BadInput("a new length leaves no tokens to keep; give a length or a strength below 1, not both")
+        parts: list[Text | Gap | Range] = []
+        at = 0
+        for start, end in _checked(spans, text):
+            parts.append(self._text(text[at:start]))
+            ids = self.ids(text[start:end])
+            parts.append(_gap(length) if length is not None else _noised(ids, strength, seed, start))
+            at = end
+        return self._gaps([*parts, self._text(text[at:])], 1)
+
+    def _gaps(self, parts: Sequence[Text | Gap | Range], n: int) -> Ask:
+        if self.traits.sees != "all":
+            raise Unsupported(f"{self.name} can't see what stands behind a gap; use generate, or a model that can")
+        rows = []
+        for lengths in candidates([(p.low, p.high) for p in parts if isinstance(p, Range)]):
+            chosen = iter(lengths)
+            rows.append(
+                self._row([Gap(length=next(chosen), name=p.name) if isinstance(p, Range) else p for p in parts])
+            )
+        draws = list(range(_count(n)))
+        return Ask(texts=[rows for _ in draws], draws=draws, no_end_before=[NEVER for _ in draws])
+
+    def _row(self, pieces: Sequence[Text | Gap]) -> Layout:
+        strings = any(isinstance(p, Text) and p.text is not None for p in pieces)
+        row = lay(pieces, start=self.start if strings else ())
+        if len(row.tokens) > self.max_length:
+            raise TooLong(
+                f"the canvas would have {len(row.tokens)} positions and {self.name} holds {self.max_length}; "
+                "shorten the text or the length"
+            )
+        return row
+
+    def _text(self, text: Prompt) -> Text:
+        ids = self.ids(text)
+        return Text(ids=tuple(ids), text=text if isinstance(text, str) else self._spelled(ids))
+
+    def _prompt(self, prompt: Prompt) -> Text:
+        if prompt is None:
+            return Text(ids=(), text="")
+        piece = self._text(prompt)
+        if not piece.ids:
+            raise BadInput("the prompt is empty; give some text (in Python, None writes without a prompt)")
+        return piece
+
+    def _spelled(self, ids: list[int]) -> str | None:
+        return None if self.tokenizer is None else self.tokenizer.decode(ids)
+
+    def _pinned(self, pins: Mapping[int, str], length: int) -> dict[int, int]:
+        given: dict[int, int] = {}
+        for at, text in sorted(pins.items()):
+            ids = self.ids(text)
+            if not ids or at < 0 or at + len(ids) > length:
+                raise BadInput(
+                    f"the pin {text!r} takes positions {at} to {at + len(ids)} of a completion of {length}; "
+                    "move it, or make the length larger"
+                )
+            if any(at + i in given for i in range(len(ids))):
+                raise BadInput(f"the pin {text!r} at {at} overlaps the one before it")
+            given |= {at + i: token for i, token in enumerate(ids)}
+        return given
+
+    def _strings(self, stop: str | Sequence[str]) -> tuple[str, ...]:
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        if any(not isinstance(s, str) or not s for s in stops) and stop != "":
+            raise BadInput(f"stop strings are texts of one character or more, got {stop!r}")
+        if stops and self.tokenizer is None:
+            raise Unsupported(f"{self.name} has no tokenizer, so it can't look for stop strings")
+        return tuple(s for s in stops if s)
+
+
+def as_list(prompt: Any) -> list[Prompt]:
+    """One prompt or several, as a list."""
+    return list(prompt) if is_list(prompt) else [prompt]
+
+
+def is_list(prompt: Any) -> bool:
+    """Whether this is a list of prompts rather than one (a text, ids, or None)."""
+    if prompt is None or isinstance(prompt, str):
+        return False
+    if torch.is_tensor(prompt):
+        return prompt.dim() > 1
+    items = list(prompt)
+    return bool(items) and not all(isinstance(i, int) for i in items)
+
+
+def _gap(length: Length) -> Range:
+    low, high = length if isinstance(length, tuple | list) else (length, length)
+    for bound in (low, high):
+        if isinstance(bound, bool) or not isinstance(bound, int) or bound < 1:
+            raise BadInput(f"a length is a whole number of tokens from 1, or (low, high), not {length!r}")
+    if low > high:
+        raise BadInput(f"the length ({low}, {high}) is a range that ends before it begins")
+    return Range(low, high)
+
+
+def _count(n: int) -> int:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise BadInput(f"n is a whole number from 1, not {n!r}")
+    return n
+
+
+def _checked(spans: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
+    """Spans in order, inside the text and apart from each other."""
+    if not spans:
+        raise BadInput("no spans to rewrite; give (start, end) pairs in code points")
+    at = 0
+    for start, end in sorted(spans):
+        if not 0 <= start < end <= len(text):
+            raise BadInput(
+                f"the span ({start}, {end}) does not lie inside the text of {len(text)} code points; "
+                "it needs 0 <= start < end <= length"
+            )
+        if start < at:
+            raise BadInput(f"the span ({start}, {end}) overlaps the one before it, which ends at {at}")
+        at = end
+    return sorted(spans)
+
+
+def _noised(ids: Sequence[int], strength: float, seed: int, start: int) -> Gap:
+    """A span of which this share of tokens (one at least) is open, chosen by the seed; the forward process at t."""
+    count = max(1, round(strength * len(ids)))
+    coins = seeds.uniform(seeds.key(seed, "refine", start, torch.arange(len(ids))))
+    opened = set(coins.argsort()[:count].tolist())
+    return Gap(length=len(ids), given={i: token for i, token in enumerate(ids) if i not in opened})

@@ -1,0 +1,86 @@
+"""Text with holes, laid out as one row of positions, and the way back.
+
+What is fixed keeps its own string, so that it comes back byte for byte however it was tokenised; only holes are spelled
+from tokens. It does not know models or how holes are filled.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """A fixed piece; a prompt that came as ids has no string."""
+
+    ids: tuple[int, ...]
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A piece to be written: `length` positions, those of `given` already hold a token that stays.
+
+    Args:
+        length: positions.
+        name: what the template calls it, if anything.
+        given: offset in the gap to token id (pins; what a partial rewrite keeps).
+    """
+
+    length: int
+    name: str | None = None
+    given: Mapping[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a gap lies in the row: positions [start, stop)."""
+
+    start: int
+    stop: int
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One row: what stands at each position, which of them are open, and where the gaps are.
+
+    `pieces` are the fixed strings and the gaps, in order; an id sequence without a string is None.
+    """
+
+    tokens: tuple[int, ...]
+    is_open: tuple[bool, ...]
+    pieces: tuple[str | Span | None, ...]
+
+    @property
+    def gaps(self) -> list[Span]:
+        """The gaps, in order."""
+        return [p for p in self.pieces if isinstance(p, Span)]
+
+    def join(self, fills: Sequence[str | None]) -> str | None:
+        """The whole text, with the gaps replaced by `fills`; None where a piece or a fill has no string."""
+        gaps = iter(fills)
+        parts = [next(gaps) if isinstance(piece, Span) else piece for piece in self.pieces]
+        return None if None in parts else "".join(str(part) for part in parts)
+
+
+def lay(pieces: Sequence[Text | Gap], *, start: Sequence[int] = (), blank: int = 0) -> Layout:
+    """Put pieces one after the other.
+
+    Args:
+        pieces: fixed text and gaps.
+        start: ids before everything that belong to no piece (a beginning of text).
+        blank: the id that open positions hold.
+    """
+    tokens, is_open = list(start), [False] * len(start)
+    parts: list[str | Span | None] = []
+    for piece in pieces:
+        if isinstance(piece, Text):
+            tokens += piece.ids
+            is_open += [False] * len(piece.ids)
+            parts.append(piece.text)
+            continue
+        given = piece.given or {}
+        parts.append(Span(len(tokens), len(tokens) + piece.length, piece.name))
+        tokens += [given.get(i, blank) for i in range(piece.length)]
+        is_open += [i not in given for i in range(piece.length)]
+    return Layout(tuple(tokens), tuple(is_open), tuple(parts))
