@@ -13,7 +13,7 @@ import torch
 
 from unmask.base.step import Edit, Plan, Proposal
 from unmask.decode.knobs import Knob, column
-from unmask.decode.policies.rank import best
+from unmask.decode.policies.rank import best, quota
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +28,9 @@ class EntropyBound:
     revises: ClassVar[bool] = False
 
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
-        """The edit with that run taken, one at least."""
+        """The edit with that run taken, or as many as the budget of steps asks for."""
         entropy = torch.where(offer.is_open, offer.entropy, torch.inf).sort(1).values
         others = torch.nan_to_num(entropy, posinf=0.0).cumsum(1) - torch.nan_to_num(entropy, posinf=0.0)
         holds = (others <= column(self.bound, plan.rows)) & entropy.isfinite()
-        count = holds.int().cummin(1).values.sum(1).clamp(min=1)
+        count = torch.maximum(holds.int().cummin(1).values.sum(1), quota(offer, plan))
         return edit.accept(best(-offer.entropy, offer.is_open, count), offer.tokens)

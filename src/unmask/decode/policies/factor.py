@@ -12,7 +12,7 @@ import torch
 
 from unmask.base.step import Edit, Plan, Proposal
 from unmask.decode.knobs import Knob, column
-from unmask.decode.policies.rank import best
+from unmask.decode.policies.rank import best, quota
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +27,9 @@ class Factor:
     revises: ClassVar[bool] = False
 
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
-        """The edit with the n best taken, one at least."""
+        """The edit with the n best taken, or as many as the budget of steps asks for."""
         p = torch.where(offer.is_open, offer.log_prob.exp(), -1.0).sort(1, descending=True).values
         k = torch.arange(1, p.shape[1] + 1, device=p.device)
         holds = (p >= 1 - column(self.factor, plan.rows) / (k + 1)) & (p >= 0)
-        count = holds.int().cummin(1).values.sum(1).clamp(min=1)
+        count = torch.maximum(holds.int().cummin(1).values.sum(1), quota(offer, plan))
         return edit.accept(best(offer.log_prob, offer.is_open, count), offer.tokens)
