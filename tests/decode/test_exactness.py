@@ -48,7 +48,7 @@ EXACT = [
     ("mdlm", ALL, {"steps": 256}, 0),
     ("bd3", BLOCKS, {"steps": 128}, 0),
     ("remdm", ALL, {"steps": 256, "eta": 0.02}, 0),
-    ("remdm", ALL, {"steps": 256, "eta": 0.3, "remask": "rescale"}, 0),
+    ("remdm", ALL, {"steps": 256, "eta": 0.02, "remask": "rescale"}, 0),
 ]
 
 

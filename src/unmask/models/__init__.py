@@ -1,0 +1,1 @@
+"""One backbone, a table of families, folders to models and back."""

@@ -1,0 +1,1 @@
+"""Bricks of networks that take plain numbers: norms, rotation, attention, caches, MLPs."""

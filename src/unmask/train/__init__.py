@@ -1,0 +1,1 @@
+"""From a recipe to weights: the loop, its optimisers, its checkpoints."""

@@ -1,0 +1,155 @@
+"""Where documents come from: one kind of source a function, one line in the table.
+
+It does not know tokens. Documents come in an order that does not depend on the file system.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unmask.base.errors import BadInput, UnknownName, Unsupported
+
+CODE = [
+    ".py",
+    ".pyi",
+    ".js",
+    ".ts",
+    ".tsx",
+    ".jsx",
+    ".c",
+    ".h",
+    ".cc",
+    ".cpp",
+    ".hpp",
+    ".rs",
+    ".go",
+    ".java",
+    ".kt",
+    ".rb",
+    ".sh",
+    ".sql",
+    ".md",
+    ".rst",
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".css",
+    ".html",
+]
+"""Endings that count as source code in a folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text and where it came from."""
+
+    text: str
+    origin: str
+
+
+def _text(path: Path, field: str) -> Iterator[Document]:
+    """A text file, or every *.txt and *.md below a folder; each file is a document."""
+    files = _below(path, (".txt", ".md")) if path.is_dir() else [path]
+    for file in files:
+        yield Document(_read(file), str(file))
+
+
+def _code(path: Path, field: str) -> Iterator[Document]:
+    """Every source file below a folder, apart from hidden ones; files that are no UTF-8 are left out."""
+    if not path.is_dir():
+        raise BadInput(f"a source of kind code is a folder, and {path} is none; use kind text for one file")
+    for file in _below(path, CODE):
+        try:
+            yield Document(file.read_text(encoding="utf-8"), str(file))
+        except UnicodeDecodeError:
+            continue
+
+
+def _jsonl(path: Path, field: str) -> Iterator[Document]:
+    """One JSON object a line, its text under `field`; a file, or every *.jsonl below a folder."""
+    for file in _below(path, (".jsonl",)) if path.is_dir() else [path]:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise BadInput(f"{file}, line {number}: not JSON ({error}); mend or remove the line") from error
+                if not isinstance(row, dict) or not isinstance(row.get(field), str):
+                    keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+                    raise BadInput(f"{file}, line {number}: no text under {field!r}, it has {keys}; set `field`")
+                yield Document(row[field], f"{file}:{number}")
+
+
+def _parquet(path: Path, field: str) -> Iterator[Document]:
+    """One row a document, its text in the column `field`; a file, or every *.parquet below a folder."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise Unsupported("Parquet files need pyarrow; install it with: pip install 'unmask[data]'") from error
+    for file in _below(path, (".parquet",)) if path.is_dir() else [path]:
+        try:
+            table = parquet.ParquetFile(file)
+        except Exception as error:  # the library has several of its own
+            raise BadInput(f"{file} can't be read as Parquet: {error}") from error
+        if field not in table.schema_arrow.names:
+            raise BadInput(f"{file} has no column {field!r}, it has {', '.join(table.schema_arrow.names)}; set `field`")
+        number = 0
+        for batch in table.iter_batches(columns=[field]):
+            for text in batch.column(0).to_pylist():
+                number += 1
+                if not isinstance(text, str):
+                    raise BadInput(f"{file}, row {number}: {field!r} is {type(text).__name__}, not text")
+                yield Document(text, f"{file}:{number}")
+
+
+TABLE: dict[str, Callable[[Path, str], Iterator[Document]]] = {
+    "text": _text,
+    "code": _code,
+    "jsonl": _jsonl,
+    "parquet": _parquet,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A place that documents come from: kind, path, and the field or column that holds the text."""
+
+    kind: str
+    path: str
+    field: str = "text"
+
+
+def read(sources: Sequence[Source]) -> Iterator[Document]:
+    """All documents of all sources, in order; empty ones are left out.
+
+    Raises:
+        UnknownName: no such kind. BadInput: a path that is missing, holds nothing, or can't be read.
+    """
+    for source in sources:
+        if source.kind not in TABLE:
+            raise UnknownName("kind of source", source.kind, TABLE)
+        path = Path(source.path)
+        if not path.exists():
+            raise BadInput(f"the source {source.path} does not exist; paths are seen from {Path.cwd()}")
+        found = False
+        for document in TABLE[source.kind](path, source.field):
+            if document.text.strip():
+                found = True
+                yield document
+        if not found:
+            raise BadInput(f"the source {source.path} (kind {source.kind}) holds no text; check the path and the kind")
+
+
+def _below(folder: Path, endings: Sequence[str]) -> list[Path]:
+    files = (p for p in folder.rglob("*") if p.suffix in endings and p.is_file())
+    return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} can't be read as UTF-8 text: {error}") from error
