@@ -13,8 +13,9 @@ from unmask.base import seeds
 from unmask.base.errors import BadInput, TooLong, Unsupported
 from unmask.base.vocab import Traits, Vocab
 from unmask.decode.lengths import candidates
-from unmask.text.layout import Gap, Layout, Text, lay
-from unmask.text.template import Hole, parse
+from unmask.text.layout import Fixed, Gap, Layout, lay
+from unmask.text.segments import Hole
+from unmask.text.template import parse
 from unmask.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | None
@@ -126,7 +127,7 @@ class Reader:
             raise BadInput(f"strength is above 0 and at most 1, not {strength!r}")
         if length is not None and strength < 1:
             raise BadInput("a new length leaves no tokens to keep; give a length or a strength below 1, not both")
-        parts: list[Text | Gap | Range] = []
+        parts: list[Fixed | Gap | Range] = []
         at = 0
         for start, end in _checked(spans, text):
             parts.append(self._text(text[at:start]))
@@ -135,7 +136,7 @@ class Reader:
             at = end
         return self._gaps([*parts, self._text(text[at:])], 1)
 
-    def _gaps(self, parts: Sequence[Text | Gap | Range], n: int) -> Ask:
+    def _gaps(self, parts: Sequence[Fixed | Gap | Range], n: int) -> Ask:
         if self.traits.sees != "all":
             raise Unsupported(f"{self.name} can't see what stands behind a gap; use generate, or a model that can")
         rows = []
@@ -147,8 +148,8 @@ class Reader:
         draws = list(range(_count(n)))
         return Ask(texts=[rows for _ in draws], draws=draws, no_end_before=[NEVER for _ in draws])
 
-    def _row(self, pieces: Sequence[Text | Gap]) -> Layout:
-        strings = any(isinstance(p, Text) and p.text is not None for p in pieces)
+    def _row(self, pieces: Sequence[Fixed | Gap]) -> Layout:
+        strings = any(isinstance(p, Fixed) and p.text is not None for p in pieces)
         row = lay(pieces, start=self.start if strings else ())
         if len(row.tokens) > self.max_length:
             raise TooLong(
@@ -157,13 +158,13 @@ class Reader:
             )
         return row
 
-    def _text(self, text: Prompt) -> Text:
+    def _text(self, text: Prompt) -> Fixed:
         ids = self.ids(text)
-        return Text(ids=tuple(ids), text=text if isinstance(text, str) else self._spelled(ids))
+        return Fixed(ids=tuple(ids), text=text if isinstance(text, str) else self._spelled(ids))
 
-    def _prompt(self, prompt: Prompt) -> Text:
+    def _prompt(self, prompt: Prompt) -> Fixed:
         if prompt is None:
-            return Text(ids=(), text="")
+            return Fixed(ids=(), text="")
         piece = self._text(prompt)
         if not piece.ids:
             raise BadInput("the prompt is empty; give some text (in Python, None writes without a prompt)")

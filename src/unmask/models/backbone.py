@@ -179,7 +179,7 @@ class Transformer(nn.Module):
     def initialise(self, seed: int) -> None:
         """Fresh weights, the same for a seed on every device: each tensor draws from a generator of its own.
 
-        Source: the 1 / sqrt(2 depth) of what is added to the residual stream is GPT-2's (Radford et al. 2019, sec. 2.3).
+        Source: 1 / sqrt(2 depth) for what is added to the residual stream: GPT-2, Radford et al. 2019, sec. 2.3.
         """
         for name, weight in self.named_parameters():
             if weight.dim() == 1:
@@ -213,7 +213,7 @@ class Transformer(nn.Module):
         rows: Tensor | None = None,
         keep: Tensor | None = None,
     ) -> Tensor:
-        """Features (R, W, D) of every position fed, after the last norm. See `Denoiser.read`; `t` means nothing here."""
+        """Features (R, W, D) of every position fed, after the last norm; see `Denoiser.read`. It has no clock."""
         if cache is None:
             return self._read(tokens, positions, self._sight(positions, attend), None)
         assert isinstance(cache, KVCache)

@@ -56,7 +56,7 @@ def load(
 
 
 def save(model: Transformer, folder: str | os.PathLike[str], dtype: str | torch.dtype | None = None) -> None:
-    """Write model.safetensors and config.json, each under a temporary name first; dtype None keeps that of the model."""
+    """Write model.safetensors and config.json, each under a temporary name first; dtype None keeps the model's."""
     folder, wanted = Path(folder), _dtype(dtype)
     family = FAMILIES["unmask"]
     folder.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ def _plain(sight: Sight) -> Look:
 
 
 def _sdpa(sight: Sight) -> Look:
-    """torch's fused kernels: without a mask where the rule allows it, else with one bool mask for all layers."""
+    """Fused kernels: without a mask where the rule allows it, else with one bool mask for all layers."""
     if sight.unmasked:
         return partial(_fused, mask=None, blind=None, causal=False)
     if sight.triangular:

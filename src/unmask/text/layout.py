@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class Fixed:
     """A fixed piece; a prompt that came as ids has no string."""
 
     ids: tuple[int, ...]
@@ -63,7 +63,7 @@ class Layout:
         return None if None in parts else "".join(str(part) for part in parts)
 
 
-def lay(pieces: Sequence[Text | Gap], *, start: Sequence[int] = (), blank: int = 0) -> Layout:
+def lay(pieces: Sequence[Fixed | Gap], *, start: Sequence[int] = (), blank: int = 0) -> Layout:
     """Put pieces one after the other.
 
     Args:
@@ -74,7 +74,7 @@ def lay(pieces: Sequence[Text | Gap], *, start: Sequence[int] = (), blank: int =
     tokens, is_open = list(start), [False] * len(start)
     parts: list[str | Span | None] = []
     for piece in pieces:
-        if isinstance(piece, Text):
+        if isinstance(piece, Fixed):
             tokens += piece.ids
             is_open += [False] * len(piece.ids)
             parts.append(piece.text)

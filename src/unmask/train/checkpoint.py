@@ -63,7 +63,7 @@ def save(folder: Path, step: int, state: State) -> Path:
 
 def newest(folder: Path) -> tuple[State | None, list[str]]:
     """The newest checkpoint that is whole, and a line about each newer one that is not."""
-    passed_over = []
+    passed_over: list[str] = []
     for path in sorted(folder.glob("step-*"), key=_number, reverse=True):
         try:
             return load(path), passed_over

@@ -8,7 +8,7 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
@@ -132,7 +132,7 @@ class Trainer:
 
     def state(self) -> State:
         """Everything that the rest of the run depends on."""
-        tensors = {f"model.{k}": v for k, v in self.model.named_parameters()}
+        tensors: dict[str, torch.Tensor] = {f"model.{k}": v for k, v in self.model.named_parameters()}
         tensors |= {f"average.{k}": v for k, v in self.average.named_parameters()}
         tensors |= {f"optimizer.{k}": v for k, v in self.optimizers.tensors().items()}
         p = self.progress
@@ -149,9 +149,7 @@ class Trainer:
         self.average.load_state_dict(below("average."))
         self.optimizers.restore(below("optimizer."))
         about = state.about
-        self.progress = Progress(
-            about["step"], about["tokens"], about["seconds"], about["skipped"], about["in_a_row"]
-        )
+        self.progress = Progress(about["step"], about["tokens"], about["seconds"], about["skipped"], about["in_a_row"])
 
     def _follow(self) -> None:
         """The average takes a step towards the weights; it follows closely at first, when they move most."""
@@ -177,6 +175,3 @@ def precise(recipe: Recipe, device: torch.device) -> AbstractContextManager[obje
     if wanted == "auto":
         wanted = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     return torch.autocast(device.type, torch.bfloat16) if wanted == "bfloat16" else nullcontext()
-
-
-Sampler = Callable[[Transformer], str]

@@ -64,7 +64,7 @@ class Optimizers:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All state by name."""
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         for optimiser, names in self.each:
             state = optimiser.state_dict()["state"]
             for i, name in enumerate(names):

@@ -1,7 +1,7 @@
 """A recipe: one YAML file that names a training run, and what is wrong with it when something is.
 
 Every key is known or refused, every value has the type that it says, and nothing is read from anywhere else. The
-sections `model` and `objective` take their keys from the classes that they build, so a new objective needs no line here.
+sections `model` and `objective` take their keys from the classes that they build; a new objective needs no line here.
 
 It does not know how to train; `unmask.train.run` does.
 """
@@ -135,7 +135,8 @@ class Recipe(Section):
             "train": TrainSection,
         }
         raw = {**raw, "model": _with_length(raw.get("model"), raw.get("data"))}
-        recipe = cls(**{name: _check(kind, raw.get(name), name) for name, kind in kinds.items()})
+        checked: dict[str, Any] = {name: _check(kind, raw.get(name), name) for name, kind in kinds.items()}
+        recipe = cls(**checked)
         _agree(recipe)
         return recipe
 
@@ -189,9 +190,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise BadRecipe(f"{path}: {error}") from error.__cause__
 
 
-def override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def override(recipe: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of a raw recipe with "a.b=value" settings applied; numbers in a path count items of a list."""
-    raw = json.loads(json.dumps(raw, default=str))
+    raw: dict[str, Any] = json.loads(json.dumps(recipe, default=str))
     for setting in overrides:
         path, equals, value = setting.partition("=")
         keys = path.strip().split(".")

@@ -4,6 +4,7 @@ The run folder holds recipe.yaml (resolved), data/ (tokenizer and tokens), check
 is what `unmask.load` opens.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ TRAITS: dict[str, Callable[[Any], Traits]] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: the step it reached, held-out bits per byte, the model's folder, and the signal that ended it."""
+    """How a run ended: its last step, held-out bits per byte, the model's folder, and the signal that ended it."""
 
     step: int
     bits_per_byte: float
@@ -102,9 +103,7 @@ def train(
     return Outcome(trainer.progress.step, bits, folder / "model", stop.signal)
 
 
-def _run(
-    trainer: Trainer, corpus: Corpus, folder: Path, watch: Watch, stop: Stop, sample: Sampler | None
-) -> float:
+def _run(trainer: Trainer, corpus: Corpus, folder: Path, watch: Watch, stop: Stop, sample: Sampler | None) -> float:
     section, now = trainer.recipe.train, trainer.progress
     ahead = decay_start(trainer.recipe.schedule, section.steps) if section.keep_before_decay else None
 
@@ -112,7 +111,7 @@ def _run(
         return now.step % every == 0
 
     def evaluate() -> float:
-        bits = trainer.evaluate(corpus.held_out) / corpus.bytes_per_token / 0.6931471805599453
+        bits = trainer.evaluate(corpus.held_out) / corpus.bytes_per_token / math.log(2)
         watch.evaluation({"step": now.step, "held_out_bits_per_byte": bits, "tokens": now.tokens, "s": now.seconds})
         return bits
 

@@ -1,0 +1,96 @@
+"""What several commands take: a model, decoding options from their table, texts from arguments, files or a pipe."""
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unmask.base.errors import BadInput
+from unmask.decode.options import OPTIONS
+
+Model = Annotated[str, typer.Option("--model", "-m", help="a bundled model, or a folder")]
+Json = Annotated[bool, typer.Option("--json", help="one machine-readable object")]
+Live = Annotated[bool, typer.Option("--live/--no-live", help="show the canvas filling (in a terminal)")]
+
+
+def decoding(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command every decoding option of the table; it gets those that were used as `settings`."""
+
+    def run(**given: Any) -> Any:
+        names = [*OPTIONS, "decoder", "seed"]
+        settings = {name: given.pop(name) for name in names if given.get(name) is not None}
+        return command(**{k: v for k, v in given.items() if k not in names}, settings=settings)
+
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
+    extra = [
+        _option("decoder", str, 'a preset, or "window x policy + policy"'),
+        _option("seed", int, "of all noise; 0 if not given"),
+        *(_option(name, option.kind, f"{option.help} ({option.values})") for name, option in OPTIONS.items()),
+    ]
+    run.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in [*own, *extra]}
+    run.__doc__ = command.__doc__
+    return run
+
+
+def _option(name: str, kind: type, help: str) -> inspect.Parameter:
+    flag = typer.Option(f"--{name.replace('_', '-')}", help=help, rich_help_panel="Decoding", show_default=False)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, flag]
+    )
+
+
+def length(value: str) -> int | tuple[int, int]:
+    """A length as it is typed: 40, or 1-40."""
+    low, dash, high = value.partition("-")
+    try:
+        return (int(low), int(high)) if dash else int(low)
+    except ValueError as error:
+        raise BadInput(f"a length is a number of tokens or a range like 1-40, not {value!r}") from error
+
+
+def span(value: str) -> tuple[int, int]:
+    """A span as it is typed: 10:42."""
+    start, _, end = value.replace(",", ":").partition(":")
+    try:
+        return int(start), int(end)
+    except ValueError as error:
+        raise BadInput(f"a span is start:end in code points, like 10:42, not {value!r}") from error
+
+
+def text(value: str | None, file: Path | None, what: str) -> str:
+    """A text from its argument, from a file, or from a pipe."""
+    if value is not None and file is not None:
+        raise BadInput(f"the {what} was given twice, as an argument and as a file; give one of them")
+    if file is not None:
+        return read(file)
+    if value is not None and value != "-":
+        return value
+    if value is None and sys.stdin.isatty():
+        raise BadInput(f"no {what}; give it as an argument, with --file, or through a pipe")
+    return sys.stdin.read()
+
+
+def read(file: Path) -> str:
+    """The text of a file, line ends untouched."""
+    try:
+        return file.read_bytes().decode("utf-8")
+    except OSError as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise BadInput(f"can't read {file}: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file} is not UTF-8 text (byte {error.start}); convert it first") from error
+
+
+def pins(values: Sequence[str]) -> dict[int, str]:
+    """Pins as they are typed: 5=text."""
+    found = {}
+    for value in values:
+        at, equals, text = value.partition("=")
+        if not equals or not at.strip().isdecimal():
+            raise BadInput(f"a pin is POSITION=TEXT, like 5=return, not {value!r}")
+        found[int(at)] = text
+    return found

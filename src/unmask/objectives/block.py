@@ -1,0 +1,71 @@
+"""Block diffusion: every block has a noise level of its own and is written given the clean blocks before it.
+
+One forward over [noisy | clean] gives all blocks at once: a noisy block sees itself and the clean blocks before it.
+Blocks of one are autoregression, one block is the masked ELBO.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.base.attend import Attend
+from unmask.base.batch import Batch
+from unmask.base.denoiser import Denoiser
+from unmask.base.errors import BadRecipe
+from unmask.base.vocab import Vocab
+from unmask.noise.absorb import Weight
+from unmask.objectives.corrupt import Noise, mask_out
+from unmask.objectives.fit import needs
+from unmask.objectives.loss import CHUNK, Loss, Noised, positions, settle, speaking
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """An unbiased estimate of the block NELBO in nats (unless `noise.biased`, or weight "none").
+
+    Args:
+        block: positions a block, counted from the start of each document.
+        times, schedule, clip, weight, chunk: as in `Masked`.
+
+    Source: Arriola et al. 2025, BD3-LM, arXiv:2503.09573, eq. 8 and app. B.6 (one pass over two streams).
+    """
+
+    block: int
+    times: str = "exact-k-stratified"
+    schedule: str | None = None
+    clip: tuple[float, float] | None = None
+    weight: Weight = "elbo"
+    chunk: int = CHUNK
+
+    def __post_init__(self) -> None:
+        _ = self.noise
+        if self.block < 1:
+            raise BadRecipe(f"a block has 1 position or more, not {self.block}")
+
+    @property
+    def noise(self) -> Noise:
+        """How noise is drawn."""
+        return Noise.of(self.times, self.schedule, self.clip, self.weight)
+
+    def corrupt(self, batch: Batch, vocab: Vocab, seed: int, step: int) -> Noised:
+        """Noise for a global batch: a pure function of its arguments."""
+        return mask_out(batch, vocab, self.noise, seed, step, self.block)
+
+    def __call__(self, model: Denoiser, noised: Noised, tokens: int) -> Loss:
+        """The loss of a part of it; `tokens` counts the whole global batch."""
+        needs("the block objective", model, sees=("all", "blocks"), speaks=("here",))
+        features = two_streams(model, noised, self.block)
+        return settle(model, noised, features, speaking(noised.batch, shift=False), tokens, self.chunk)
+
+
+def two_streams(model: Denoiser, noised: Noised, block: int | Tensor) -> Tensor:
+    """Features (B, L, D) of the noisy half of one forward over [noisy | clean]."""
+    batch, length = noised.batch, noised.noisy.shape[1]
+    at = positions(batch)
+    features = model.read(
+        torch.cat([noised.noisy, batch.tokens], dim=1),
+        positions=torch.cat([at, at], dim=1),
+        attend=Attend(kind="two_stream", block=block, length=length, documents=batch.documents, places=batch.places),
+    )
+    return features[:, :length]

@@ -1,0 +1,89 @@
+"""One set of weights for several block sizes: every row is read in blocks of one size, which size is drawn.
+
+Blocks of 1 teach writing token by token, `null` (the whole canvas) teaches writing with both contexts. Rows share the
+sizes out evenly over the global batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.base import seeds
+from unmask.base.batch import Batch
+from unmask.base.denoiser import Denoiser
+from unmask.base.errors import BadRecipe
+from unmask.base.vocab import Vocab
+from unmask.noise.absorb import Weight
+from unmask.objectives.block import two_streams
+from unmask.objectives.corrupt import Noise, mask_out
+from unmask.objectives.fit import needs
+from unmask.objectives.loss import CHUNK, Loss, Noised, packed, positions, settle, speaking
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """The mean, over sizes, of the bounds of `Block` and `Masked`.
+
+    Args:
+        blocks: sizes; null is the whole canvas.
+        shares: how much of the rows each size gets; even shares if empty.
+        times, schedule, clip, weight, chunk: as in `Masked`.
+
+    Source: mixtures of block sizes: BlockGen, 2026, arXiv:2606.02241; Arriola et al. 2025, BD3-LM, arXiv:2503.09573.
+    """
+
+    blocks: tuple[int | None, ...] = (1, 16, None)
+    shares: tuple[float, ...] = ()
+    times: str = "exact-k-stratified"
+    schedule: str | None = None
+    clip: tuple[float, float] | None = None
+    weight: Weight = "elbo"
+    chunk: int = CHUNK
+
+    def __post_init__(self) -> None:
+        _ = self.noise
+        if not self.blocks or any(b is not None and b < 1 for b in self.blocks):
+            raise BadRecipe(f"blocks are sizes from 1, or null for the whole canvas, not {self.blocks}")
+        if self.shares and (len(self.shares) != len(self.blocks) or min(self.shares) <= 0):
+            raise BadRecipe(f"shares need one positive number for each of the {len(self.blocks)} sizes")
+
+    @property
+    def noise(self) -> Noise:
+        """How noise is drawn."""
+        return Noise.of(self.times, self.schedule, self.clip, self.weight)
+
+    def corrupt(self, batch: Batch, vocab: Vocab, seed: int, step: int) -> Noised:
+        """Sizes and noise for a global batch: a pure function of its arguments."""
+        length = batch.tokens.shape[1]
+        sizes = torch.tensor([length if b is None else min(b, length) for b in self.blocks])
+        shares = torch.tensor(self.shares or [1.0] * len(self.blocks), dtype=torch.float64)
+        coins = seeds.uniform(seeds.key(seed, "sizes", step, batch.epoch, batch.samples))
+        rank = coins.argsort(stable=True).argsort()
+        place = (rank + 0.5) / len(rank)
+        chosen = torch.searchsorted((shares / shares.sum()).cumsum(0)[:-1].contiguous(), place, right=True)
+        return mask_out(batch, vocab, self.noise, seed, step, sizes[chosen])
+
+    def __call__(self, model: Denoiser, noised: Noised, tokens: int) -> Loss:
+        """The loss of a part of it; `tokens` counts the whole global batch."""
+        needs("a mixture of block sizes", model, sees=("all",), speaks=("here",))
+        assert torch.is_tensor(noised.block)
+        whole = noised.block >= noised.noisy.shape[1]
+        total, nats = torch.zeros((), device=noised.noisy.device), torch.zeros_like(noised.weight)
+        for rows, read in ((whole, _whole), (~whole, _blocks)):
+            index = rows.nonzero()[:, 0]
+            if len(index):
+                part = noised.rows(index)
+                loss = settle(model, part, read(model, part), speaking(part.batch, shift=False), tokens, self.chunk)
+                total = total + loss.total
+                nats[index] = loss.nats.to(nats.dtype)
+        return Loss(total=total, nats=nats, weight=noised.weight, parts={})
+
+
+def _whole(model: Denoiser, part: Noised) -> Tensor:
+    return model.read(part.noisy, positions=positions(part.batch), attend=packed(part.batch, "full"))
+
+
+def _blocks(model: Denoiser, part: Noised) -> Tensor:
+    assert torch.is_tensor(part.block)
+    return two_streams(model, part, part.block)
