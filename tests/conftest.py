@@ -1,6 +1,60 @@
-"""Puts this folder on the path, so that every test can say `from exact import ExactDenoiser`."""
+"""Puts this folder on the path, so that every test can say `from exact import ExactDenoiser`; shared models."""
 
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1)  # pytest runs in several processes
+
+TEXTS = [
+    "def add(a, b):\n    return a + b\n",
+    "Dear reader, the parcel is on its way. It was a fine morning — naïve café, 日本語, 🙂.\n",
+    "import os\nimport sys\n\nclass Foo:\n    def bar(self):\n        return self.x\n",
+]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from unmask.text.tokenizer import Tokenizer
+
+    return Tokenizer.train(TEXTS * 4, 330)
+
+
+def model_of(tokenizer, **traits):
+    """A tiny random network whose beliefs are sharp enough to differ from each other."""
+    from unmask.base.vocab import Traits
+    from unmask.models.backbone import Shape, Transformer
+
+    size = tokenizer.vocab.size
+    shape = Shape(vocab_size=size, width=32, depth=2, heads=4, hidden=48, max_length=96, qk_norm=True)
+    model = Transformer(shape, tokenizer.vocab, Traits(**traits), seed=5)
+    with torch.no_grad():
+        model.embed_tokens.weight.mul_(20)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def lm(tokenizer):
+    """A bidirectional masked model."""
+    from unmask.lm.model import LanguageModel
+
+    return LanguageModel(model_of(tokenizer, sees="all"), tokenizer, name="toy")
+
+
+@pytest.fixture(scope="session")
+def block_lm(tokenizer):
+    """A block-causal masked model."""
+    from unmask.lm.model import LanguageModel
+
+    return LanguageModel(model_of(tokenizer, sees="blocks", block=8), tokenizer, name="toy-block")
+
+
+@pytest.fixture(scope="session")
+def ar_lm(tokenizer):
+    """An autoregressive model."""
+    from unmask.lm.model import LanguageModel
+
+    return LanguageModel(model_of(tokenizer, sees="left", speaks="next"), tokenizer, name="toy-ar")

@@ -155,12 +155,14 @@ class LanguageModel:
 
         Args:
             text: text or ids.
-            given: what stands before it and is not scored.
+            given: what stands before it and is not scored; as ids it is fed as it is.
             estimator: a name in `unmask.objectives.likelihood`; by default "exact-k", or "ar" for an AR model.
             samples: draws of noise; estimators that are exact take none.
             seed: of the noise.
         """
-        ids, context = self._reader.ids(text), [*self._reader.start, *self._reader.ids(given)]
+        ids, context = self._reader.ids(text), self._reader.ids(given)
+        if given is None or isinstance(given, str):
+            context = [*self._reader.start, *context]
         if not ids:
             raise BadInput("the text to score is empty; give one character or more")
         tokens = torch.tensor([*context, *ids], device=self.model.device)

@@ -84,7 +84,7 @@ class Reader:
 
     @property
     def start(self) -> list[int]:
-        """What stands before every text that comes as a string."""
+        """What stands before every text that comes as a string; ids are fed as they are."""
         return [] if self.vocab.bos is None else [self.vocab.bos]
 
     def generation(
@@ -149,8 +149,8 @@ class Reader:
         return Ask(texts=[rows for _ in draws], draws=draws, no_end_before=[NEVER for _ in draws])
 
     def _row(self, pieces: Sequence[Fixed | Gap]) -> Layout:
-        strings = any(isinstance(p, Fixed) and p.text is not None for p in pieces)
-        row = lay(pieces, start=self.start if strings else ())
+        raw = any(isinstance(p, Fixed) and p.raw for p in pieces)
+        row = lay(pieces, start=() if raw else self.start)
         if len(row.tokens) > self.max_length:
             raise TooLong(
                 f"the canvas would have {len(row.tokens)} positions and {self.name} holds {self.max_length}; "
@@ -159,14 +159,12 @@ class Reader:
         return row
 
     def _text(self, text: Prompt) -> Fixed:
-        ids = self.ids(text)
-        return Fixed(ids=tuple(ids), text=text if isinstance(text, str) else self._spelled(ids))
+        ids, raw = self.ids(text), not (text is None or isinstance(text, str))
+        return Fixed(ids=tuple(ids), text=text if isinstance(text, str) else self._spelled(ids), raw=raw)
 
     def _prompt(self, prompt: Prompt) -> Fixed:
-        if prompt is None:
-            return Fixed(ids=(), text="")
         piece = self._text(prompt)
-        if not piece.ids:
+        if not piece.ids and prompt is not None:
             raise BadInput("the prompt is empty; give some text (in Python, None writes without a prompt)")
         return piece
 

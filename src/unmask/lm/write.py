@@ -39,18 +39,18 @@ def write(model: Transformer, tokenizer: Tokenizer | None, ask: Ask, settings: S
 
 def stream(model: Transformer, tokenizer: Tokenizer, ask: Ask, settings: Settings) -> Iterator[StreamStep]:
     """One text, told after every forward."""
-    (session, texts), began, text = next(sessions(model, tokenizer, ask, settings)), time.perf_counter(), ""
+    (session, texts), began, told = next(sessions(model, tokenizer, ask, settings)), time.perf_counter(), ""
     gap = texts[0][0].gaps[-1]
     for _ in session.run():
-        sure = _held_back(tokenizer.decode_bytes(session.committed(0)), ask.stops)
-        delta = sure[len(text) :]
-        text = text + delta
+        if bool(session.canvas.done.all()):
+            continue  # the last step is told with its output
+        text = _held_back(tokenizer.decode_bytes(session.committed(0)), ask.stops)
         draft = "".join("▒" if c.look in ("masked", "reopened") else c.text for c in session.cells(0)[gap.start :])
-        if not bool(session.canvas.done.all()):
-            yield StreamStep(text, delta, draft, session.num_forwards)
+        yield StreamStep(text, text[len(told) :], draft, session.num_forwards)
+        told = text
     (output,) = _outputs(session, texts, ask, time.perf_counter() - began)
-    final = str(output.completion)
-    yield StreamStep(final, final[len(text) :] if final.startswith(text) else "", final, session.num_forwards, output)
+    text = str(output.completion)
+    yield StreamStep(text, text[len(told) :], text, session.num_forwards, output)
 
 
 def sessions(

@@ -66,7 +66,8 @@ class KVCache:
         """
         every = torch.arange(len(self.held), device=self.held.device)
         rows = None if rows is None or torch.equal(rows, every) else rows
-        fed = (positions >= 0).nonzero(as_tuple=True)
+        r, w = (positions >= 0).nonzero(as_tuple=True)
+        fed = (r, w)
         slots = ((every if rows is None else rows)[r], positions[r, w])
         there = self.known.clone() if rows is None else self.known[rows]
         there[r, positions[r, w]] = True

@@ -82,6 +82,14 @@ class Levels:
     weight: Tensor
 
 
+def elbo_weight(schedule: Schedule, t: Tensor) -> Tensor:
+    """-alpha'(t) / (1 - alpha(t)): weights nats at time t such that their mean over t is the bound.
+
+    Source: Sahoo et al. 2024, MDLM, arXiv:2406.07524, eq. 10; Shi et al. 2024, MD4, arXiv:2406.04329, eq. 5.
+    """
+    return -schedule.slope(t) / (1 - schedule.alpha(t))
+
+
 def levels(size: Tensor, times: Times, schedule: Schedule, numbers: Tensor, weight: Weight = "elbo") -> Levels:
     """Noise levels from uniform numbers.
 
@@ -90,10 +98,10 @@ def levels(size: Tensor, times: Times, schedule: Schedule, numbers: Tensor, weig
         times: the law.
         schedule: what turns times into mask probabilities; exact counts need none.
         numbers: (U,) in (0, 1), drawn by the law.
-        weight: "elbo" makes the expected weighted nats of a unit its bound: -alpha'(t) / (1 - alpha(t)), or n / k.
-            "none" weighs all masked positions alike.
+        weight: "elbo" makes the expected weighted nats of a unit its bound: `elbo_weight`, or n / k. "none" weighs all
+            masked positions alike.
 
-    Source: weights: Sahoo et al. 2024, MDLM, arXiv:2406.07524, eq. 10; Ou et al. 2024, RADD, arXiv:2406.03736, eq. 3.9.
+    Source: n / k: Uria et al. 2014, arXiv:1310.1757; Ou et al. 2024, RADD, arXiv:2406.03736, eq. 3.9.
     """
     count = None
     if times.counts:
@@ -104,8 +112,7 @@ def levels(size: Tensor, times: Times, schedule: Schedule, numbers: Tensor, weig
         ends = torch.tensor([1 - times.low, 1 - times.high], dtype=torch.float64, device=numbers.device)
         start, end = schedule.time(ends)
         t = start + (end - start) * numbers
-        probability = 1 - schedule.alpha(t)
-        bound = -schedule.slope(t) / probability
+        probability, bound = 1 - schedule.alpha(t), elbo_weight(schedule, t)
     return Levels(count=count, probability=probability, weight=bound if weight == "elbo" else torch.ones_like(bound))
 
 
@@ -120,11 +127,11 @@ def absorb(units: Units, noise: Levels, numbers: Tensor) -> Tensor:
     """
     if noise.count is None:
         return numbers < units.spread(noise.probability)
-    return _rank(units, numbers) < units.spread(noise.count)
+    return ranks(units, numbers) < units.spread(noise.count)
 
 
-def _rank(units: Units, numbers: Tensor) -> Tensor:
-    """(B, L) how many positions of the same unit have smaller numbers; 0 in no unit."""
+def ranks(units: Units, numbers: Tensor) -> Tensor:
+    """(B, L) how many positions of the same unit have smaller numbers (B, L); 0 in no unit."""
     flat = (units.index.flatten() != NO_UNIT).nonzero()[:, 0]
     unit = units.index.flatten()[flat]
     order = numbers.flatten()[flat].argsort(stable=True)

@@ -6,7 +6,8 @@ from unmask.base.batch import Batch
 from unmask.base.denoiser import Denoiser
 from unmask.base.vocab import Vocab
 from unmask.objectives.fit import needs
-from unmask.objectives.loss import CHUNK, Loss, Noised, countable, packed, positions, settle, speaking
+from unmask.objectives.loss import CHUNK, Loss, Noised, countable, settle
+from unmask.objectives.streams import read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,5 @@ class Autoregressive:
     def __call__(self, model: Denoiser, noised: Noised, tokens: int) -> Loss:
         """The loss of a part of it; `tokens` counts the whole global batch."""
         needs("the autoregressive objective", model, sees=("left", "all", "blocks"), speaks=("next",))
-        batch = noised.batch
-        features = model.read(noised.noisy, positions=positions(batch), attend=packed(batch, "causal"))
-        return settle(model, noised, features, speaking(batch, shift=True), tokens, self.chunk)
+        features, slots = read(model, noised, "causal")
+        return settle(model, noised, features, slots, tokens, self.chunk)

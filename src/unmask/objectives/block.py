@@ -6,10 +6,6 @@ Blocks of one are autoregression, one block is the masked ELBO.
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from unmask.base.attend import Attend
 from unmask.base.batch import Batch
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadRecipe
@@ -17,7 +13,8 @@ from unmask.base.vocab import Vocab
 from unmask.noise.absorb import Weight
 from unmask.objectives.corrupt import Noise, mask_out
 from unmask.objectives.fit import needs
-from unmask.objectives.loss import CHUNK, Loss, Noised, positions, settle, speaking
+from unmask.objectives.loss import CHUNK, Loss, Noised, settle
+from unmask.objectives.streams import read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +51,6 @@ class Block:
 
     def __call__(self, model: Denoiser, noised: Noised, tokens: int) -> Loss:
         """The loss of a part of it; `tokens` counts the whole global batch."""
-        needs("the block objective", model, sees=("all", "blocks"), speaks=("here",))
-        features = two_streams(model, noised, self.block)
-        return settle(model, noised, features, speaking(noised.batch, shift=False), tokens, self.chunk)
-
-
-def two_streams(model: Denoiser, noised: Noised, block: int | Tensor) -> Tensor:
-    """Features (B, L, D) of the noisy half of one forward over [noisy | clean]."""
-    batch, length = noised.batch, noised.noisy.shape[1]
-    at = positions(batch)
-    features = model.read(
-        torch.cat([noised.noisy, batch.tokens], dim=1),
-        positions=torch.cat([at, at], dim=1),
-        attend=Attend(kind="two_stream", block=block, length=length, documents=batch.documents, places=batch.places),
-    )
-    return features[:, :length]
+        needs("the block objective", model, sees=("all", "blocks"))
+        features, slots = read(model, noised)
+        return settle(model, noised, features, slots, tokens, self.chunk)

@@ -72,7 +72,7 @@ def mask_out(
     counts = countable(batch, vocab)
     units = Units.of(batch.documents, batch.places, counts, block)
     row = seeds.key(seed, "corrupt", step, batch.epoch, batch.samples)
-    numbers = noise.times.draw(seeds.key(row[units.row], "unit", units.first))
+    numbers = _draw(noise, seeds.key(row[units.row], "unit", units.first), units, block)
     level = levels(units.size, noise.times, noise.schedule, numbers, noise.weight)
     slot = torch.arange(batch.tokens.shape[1], device=row.device)
     hidden = absorb(units, level, seeds.uniform(seeds.key(row[:, None], "position", slot)))
@@ -83,3 +83,13 @@ def mask_out(
         counts=counts,
         block=block,
     )
+
+
+def _draw(noise: Noise, keys: Tensor, units: Units, block: int | Tensor | None) -> Tensor:
+    """(U,) the law's numbers. Units of different block sizes are drawn apart, so that each size is stratified."""
+    if not torch.is_tensor(block):
+        return noise.times.draw(keys)
+    numbers, size = torch.empty(len(keys), dtype=torch.float64, device=keys.device), block[units.row]
+    for value in size.unique():
+        numbers[size == value] = noise.times.draw(keys[size == value])
+    return numbers

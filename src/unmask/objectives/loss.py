@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from unmask.base.attend import NOBODY, Attend, Kind
+from unmask.base.attend import NOBODY
 from unmask.base.batch import Batch
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput
@@ -170,25 +170,3 @@ def countable(batch: Batch, vocab: Vocab) -> Tensor:
     if vocab.mask is not None and bool((there & (batch.tokens == vocab.mask)).any()):
         raise BadInput(f"clean text holds the mask token (id {vocab.mask}); encode text without special ids")
     return there if vocab.bos is None else there & (batch.tokens != vocab.bos)
-
-
-def packed(batch: Batch, kind: Kind) -> Attend:
-    """The rule for rows of documents; plain where each row is one document and full, so that kernels may fuse."""
-    alone = (batch.documents == batch.documents[:, :1]) & (batch.documents != NOBODY)
-    if bool(alone.all()) and not bool(batch.places[:, 0].any()):
-        return Attend(kind=kind)
-    return Attend(kind=kind, documents=batch.documents, places=batch.places)
-
-
-def positions(batch: Batch) -> Tensor:
-    """(B, L) where each token stands in its document; -1 is padding."""
-    return batch.places.masked_fill(batch.documents == NOBODY, -1)
-
-
-def speaking(batch: Batch, *, shift: bool) -> Tensor:
-    """(B, L) the slot whose features speak of each position: itself, or the one before it in models of the next token.
-
-    The first position of a document has none before it and speaks of itself, as in Dream.
-    """
-    here = torch.arange(batch.tokens.shape[1], device=batch.tokens.device).expand_as(batch.tokens)
-    return here - (batch.places > 0).long() if shift else here

@@ -12,7 +12,8 @@ from unmask.base.vocab import Vocab
 from unmask.noise.absorb import Weight
 from unmask.objectives.corrupt import Noise, mask_out
 from unmask.objectives.fit import needs
-from unmask.objectives.loss import CHUNK, Loss, Noised, packed, positions, settle, speaking
+from unmask.objectives.loss import CHUNK, Loss, Noised, settle
+from unmask.objectives.streams import read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,5 @@ class Masked:
     def __call__(self, model: Denoiser, noised: Noised, tokens: int) -> Loss:
         """The loss of a part of it; `tokens` counts the whole global batch."""
         needs("the masked objective", model, sees=("all", "blocks"))
-        batch = noised.batch
-        features = model.read(noised.noisy, positions=positions(batch), attend=packed(batch, "full"))
-        return settle(model, noised, features, speaking(batch, shift=model.traits.speaks == "next"), tokens, self.chunk)
+        features, slots = read(model, noised)
+        return settle(model, noised, features, slots, tokens, self.chunk)

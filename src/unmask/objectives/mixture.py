@@ -4,9 +4,10 @@ Blocks of 1 teach writing token by token, `null` (the whole canvas) teaches writ
 sizes out evenly over the global batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from torch import Tensor
 
 from unmask.base import seeds
@@ -15,10 +16,10 @@ from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadRecipe
 from unmask.base.vocab import Vocab
 from unmask.noise.absorb import Weight
-from unmask.objectives.block import two_streams
 from unmask.objectives.corrupt import Noise, mask_out
 from unmask.objectives.fit import needs
-from unmask.objectives.loss import CHUNK, Loss, Noised, packed, positions, settle, speaking
+from unmask.objectives.loss import CHUNK, Loss, Noised, settle
+from unmask.objectives.streams import read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,32 +59,36 @@ class Mixture:
         length = batch.tokens.shape[1]
         sizes = torch.tensor([length if b is None else min(b, length) for b in self.blocks])
         shares = torch.tensor(self.shares or [1.0] * len(self.blocks), dtype=torch.float64)
-        coins = seeds.uniform(seeds.key(seed, "sizes", step, batch.epoch, batch.samples))
+        coins = seeds.uniform(seeds.key(seed, "sizes", step, batch.epoch, batch.samples.cpu()))
         rank = coins.argsort(stable=True).argsort()
-        place = (rank + 0.5) / len(rank)
+        # One offset for all rows: each row alone is of each size as often as its share says, however few the rows.
+        place = (rank + seeds.uniform(seeds.key(seed, "sizes-offset", step))) / len(rank)
         chosen = torch.searchsorted((shares / shares.sum()).cumsum(0)[:-1].contiguous(), place, right=True)
-        return mask_out(batch, vocab, self.noise, seed, step, sizes[chosen])
+        return mask_out(batch, vocab, self.noise, seed, step, sizes[chosen].to(batch.tokens.device))
 
     def __call__(self, model: Denoiser, noised: Noised, tokens: int) -> Loss:
-        """The loss of a part of it; `tokens` counts the whole global batch."""
-        needs("a mixture of block sizes", model, sees=("all",), speaks=("here",))
+        """The loss of a part of it; `tokens` counts the whole global batch.
+
+        `parts` has the weighted nats and the tokens of every size: "nats 16" and "tokens 16", "nats whole" ...
+        """
+        needs("a mixture of block sizes", model, sees=("all", "blocks"))
         assert torch.is_tensor(noised.block)
         whole = noised.block >= noised.noisy.shape[1]
         total, nats = torch.zeros((), device=noised.noisy.device), torch.zeros_like(noised.weight)
-        for rows, read in ((whole, _whole), (~whole, _blocks)):
-            index = rows.nonzero()[:, 0]
+        for index, in_blocks in ((whole.nonzero()[:, 0], False), ((~whole).nonzero()[:, 0], True)):
             if len(index):
-                part = noised.rows(index)
-                loss = settle(model, part, read(model, part), speaking(part.batch, shift=False), tokens, self.chunk)
+                rows = noised.rows(index)
+                features, slots = read(model, rows if in_blocks else replace(rows, block=None))
+                loss = settle(model, rows, features, slots, tokens, self.chunk)
                 total = total + loss.total
                 nats[index] = loss.nats.to(nats.dtype)
-        return Loss(total=total, nats=nats, weight=noised.weight, parts={})
+        return Loss(total=total, nats=nats, weight=noised.weight, parts=self._parts(noised, nats))
 
-
-def _whole(model: Denoiser, part: Noised) -> Tensor:
-    return model.read(part.noisy, positions=positions(part.batch), attend=packed(part.batch, "full"))
-
-
-def _blocks(model: Denoiser, part: Noised) -> Tensor:
-    assert torch.is_tensor(part.block)
-    return two_streams(model, part, part.block)
+    def _parts(self, noised: Noised, nats: Tensor) -> dict[str, Tensor]:
+        assert torch.is_tensor(noised.block)
+        length, parts = noised.noisy.shape[1], {}
+        for size in self.blocks:
+            rows = noised.block >= length if size is None or size >= length else noised.block == size
+            name = "whole" if size is None else str(size)
+            parts |= {f"nats {name}": nats[rows].sum(), f"tokens {name}": noised.counts[rows].sum()}
+        return parts

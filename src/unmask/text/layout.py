@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fixed:
-    """A fixed piece; a prompt that came as ids has no string."""
+    """A fixed piece: its ids, its string (None without a tokenizer), and whether it came as ids, to be fed as it is."""
 
     ids: tuple[int, ...]
     text: str | None
+    raw: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
