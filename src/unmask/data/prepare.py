@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unmask.base.errors import BadInput
+from unmask.base.errors import BadCheckpoint, BadInput
 from unmask.data import tokens
 from unmask.data.rows import Rows
-from unmask.data.sources import Source, read
+from unmask.data.sources import Source, paths, read
 from unmask.text.tokenizer import Tokenizer
+
+MARK = "prepared.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,29 +51,53 @@ def prepare(
         size, path: ids of a tokenizer to learn from the training documents, or where one is.
     Raises:
         BadInput: sources that can't be read, or too little text to split.
+        BadCheckpoint: there is no tokenizer at `path`.
     """
+    given = None if path is None else Tokenizer.load(path)
     mark = _fingerprint(sources, held_out, size, path)
-    about = folder / "prepared.json"
-    if about.exists() and json.loads(about.read_text()) == mark:
-        tokenizer = Tokenizer.load(folder)
-        train, held = tokens.load(folder / "train"), tokens.load(folder / "held_out")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        about.unlink(missing_ok=True)
-        if path is not None:
-            tokenizer = Tokenizer.load(path)
-        else:
-            tokenizer = Tokenizer.train(_texts(sources, held_out, held=False), size or 0)
-        tokenizer.save(folder)
-        train = tokens.encode(_texts(sources, held_out, held=False), tokenizer, folder / "train")
-        held = tokens.encode(_texts(sources, held_out, held=True), tokenizer, folder / "held_out")
-        about.write_text(json.dumps(mark))
+    if given is not None:
+        mark["tokenizer"] = given.fingerprint
+    tokenizer, train, held = _made_before(folder, mark) or _make(sources, folder, mark, held_out, size, given)
     for part, found in (("to train on", train), ("held out", held)):
         if not found.num_documents:
             raise BadInput(f"no document is {part}; give more documents, or another share than held_out={held_out}")
     counted = len(held.ids) - (0 if tokenizer.vocab.bos is None else held.num_documents)
     blank = next(i for i in (tokenizer.vocab.pad, tokenizer.vocab.eos, 0) if i is not None)
     return Corpus(tokenizer, Rows(train, length, blank), Rows(held, length, blank), held.num_bytes / max(1, counted))
+
+
+Made = tuple[Tokenizer, tokens.Tokens, tokens.Tokens]
+
+
+def _made_before(folder: Path, mark: dict[str, object]) -> Made | None:
+    """What the folder holds, if it was made from the same and is whole."""
+    try:
+        if json.loads((folder / MARK).read_text()) != mark:
+            return None
+        return Tokenizer.load(folder), tokens.load(folder / "train"), tokens.load(folder / "held_out")
+    except (OSError, ValueError, BadCheckpoint):
+        return None
+
+
+def _make(
+    sources: Sequence[Source],
+    folder: Path,
+    mark: dict[str, object],
+    held_out: float,
+    size: int | None,
+    given: Tokenizer | None,
+) -> Made:
+    """Fill the folder; its mark goes first and comes back last, so what is half made is made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).unlink(missing_ok=True)
+    tokenizer = given or Tokenizer.train(_texts(sources, held_out, held=False), size or 0)
+    tokenizer.save(folder)
+    train = tokens.encode(_texts(sources, held_out, held=False), tokenizer, folder / "train")
+    held = tokens.encode(_texts(sources, held_out, held=True), tokenizer, folder / "held_out")
+    draft = folder / f".{MARK}"
+    draft.write_text(json.dumps(mark))
+    draft.replace(folder / MARK)
+    return tokenizer, train, held
 
 
 def _texts(sources: Sequence[Source], share: float, *, held: bool) -> Iterator[str]:
@@ -84,9 +110,8 @@ def _fingerprint(sources: Sequence[Source], held_out: float, size: int | None, p
     """What the prepared folder was made from: settings, and the size and time of every file."""
     stamp = hashlib.blake2b(digest_size=16)
     for source in sources:
-        root = Path(source.path)
-        files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root] * root.exists()
-        for file in files:
-            stat = file.stat()
-            stamp.update(f"{source.kind}|{source.field}|{file}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+        for root in paths(source):
+            for file in sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]:
+                stat = file.stat()
+                stamp.update(f"{source.kind}|{source.field}|{file}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
     return {"sources": stamp.hexdigest(), "held_out": held_out, "size": size, "path": path, "version": 1}

@@ -79,6 +79,8 @@ class Shape:
             raise BadInput(f"kv_heads must divide heads, got {self.kv_heads} and {self.heads}")
         if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
             raise BadInput(f"rotary_dim must be even and at most head_dim {self.head_dim}, got {self.rotary_dim}")
+        if not 0 < self.rope_theta < float("inf") or not 0 <= self.norm_eps < 1:
+            raise BadInput(f"rope_theta and norm_eps must be sensible, got {self.rope_theta} and {self.norm_eps}")
         for kind, table, name in (
             ("norm", NORMS, self.norm),
             ("mlp", MLPS, self.mlp),
@@ -165,11 +167,12 @@ class Transformer(nn.Module):
         self.shape, self.vocab, self.traits, self.attention = shape, vocab, traits, attention
         self.max_length = shape.max_length
         self.defaults: dict[str, Any] = {}
-        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.width)
-        self.layers = nn.ModuleList(Layer(shape, i) for i in range(shape.depth))
-        self.norm = NORMS[shape.norm](shape.width, shape.norm_eps)
-        if not shape.tied:
-            self.lm_head = nn.Linear(shape.width, shape.vocab_size, bias=False)
+        with torch.random.fork_rng(devices=[]):  # torch's own first weights are thrown away, and so are their draws
+            self.embed_tokens = nn.Embedding(shape.vocab_size, shape.width)
+            self.layers = nn.ModuleList(Layer(shape, i) for i in range(shape.depth))
+            self.norm = NORMS[shape.norm](shape.width, shape.norm_eps)
+            if not shape.tied:
+                self.lm_head = nn.Linear(shape.width, shape.vocab_size, bias=False)
         if shape.head_bias:
             self.head_bias = nn.Parameter(torch.zeros(shape.vocab_size))
         if not self.embed_tokens.weight.is_meta:

@@ -45,7 +45,7 @@ def load(
     config = _object(folder / CONFIG)
     with _stored(folder, place) as stored:
         family = _family(config, stored)
-        model = _build(family, config)
+        model = _build(family, config, len(stored))
         _agree(folder, family, model, stored)
         for name, parameter in list(model.named_parameters()):
             value = _tensor(stored[family.stored(name)], family.stored(name))
@@ -59,7 +59,10 @@ def save(model: Transformer, folder: str | os.PathLike[str], dtype: str | torch.
     """Write model.safetensors and config.json, each under a temporary name first; dtype None keeps the model's."""
     folder, wanted = Path(folder), _dtype(dtype)
     family = FAMILIES["unmask"]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BadInput(f"{folder} can't be a folder: a file stands there") from error
     tensors = {
         family.stored(name): value.detach().to(device="cpu", dtype=wanted).contiguous()
         for name, value in model.named_parameters()
@@ -92,8 +95,8 @@ def _device(device: str | torch.device) -> torch.device:
         place = torch.device(device)
     except RuntimeError as error:
         raise BadInput(f"no device called {device!r}; try 'auto', 'cpu' or 'cuda'") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise Unsupported("device 'cuda' was asked for, but torch sees none here; use 'cpu' or 'auto'")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise Unsupported(f"device {device!r} was asked for, but torch does not see it here; use 'cpu' or 'auto'")
     return place
 
 
@@ -134,6 +137,8 @@ def _stored(folder: Path, device: torch.device) -> Iterator[dict[str, Any]]:
                 file = stack.enter_context(safe_open(path, framework="pt", device=str(device)))
             except (SafetensorError, OSError) as error:
                 raise BadCheckpoint(f"{path} is torn or no safetensors file: {error}") from error
+            if twice := sorted(set(stored) & set(file.keys())):
+                raise BadCheckpoint(f"{path} repeats {_some(twice)}")
             stored |= dict.fromkeys(file.keys(), file)
         yield stored
 
@@ -161,13 +166,15 @@ def _family(config: dict[str, Any], stored: dict[str, Any]) -> Family:
     raise Unsupported(f"no family for model_type {config.get('model_type')!r}; known: {', '.join(sorted(FAMILIES))}")
 
 
-def _build(family: Family, config: dict[str, Any]) -> Transformer:
-    """The model without its weights."""
+def _build(family: Family, config: dict[str, Any], num_tensors: int) -> Transformer:
+    """The model without its weights; it takes no memory for sizes that the file can't hold."""
     described = family.describe(config)
+    if described.shape.depth > num_tensors:
+        raise BadCheckpoint(f"{CONFIG} says {described.shape.depth} layers, but there are {num_tensors} tensors")
     try:
         with torch.device("meta"):
             model = Transformer(described.shape, described.vocab, described.traits)
-    except BadInput as error:
+    except (BadInput, RuntimeError) as error:
         raise BadCheckpoint(f"{CONFIG}: {error}") from error
     model.defaults = described.defaults
     return model

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from unmask.base.attend import Attend
+from unmask.base.errors import Unsupported
 
 Look = Callable[[Tensor, Tensor, Tensor], Tensor]
 """q (R, W, H, d), k and v (R, S, K, d) to (R, W, H, d), with H a multiple of K."""
@@ -108,10 +109,13 @@ def _flex(sight: Sight) -> Look:
         return sight.allows(b, q, k)
 
     device = sight.queries.device
-    blocks = create_block_mask(rule, rows, None, width, sight.size, device=device.type)
-    kernel = flex_attention if device.type == "cpu" else _compiled_flex()
+    slow = device.type == "cpu"
+    blocks = create_block_mask(rule, rows, None, width, sight.size, device=str(device))
+    kernel = flex_attention if slow else _compiled_flex()
 
     def look(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if slow and torch.is_grad_enabled() and q.requires_grad:
+            raise Unsupported("attention backend 'flex' has no gradients on a CPU; use 'sdpa' there")
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return kernel(q, k, v, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2)
 

@@ -2,7 +2,7 @@
 
 alpha(t) is the probability that a token is still clean: 1 at t = 0, (about) 0 at t = 1. Everything is float64. The
 bound of a network that takes no time is an integral over 1 - alpha, so it does not depend on the schedule as long as
-that runs from 0 to 1; the published constants stop a little short of it, and say so in `covers`.
+that runs from 0 to 1 (`complete`); some published constants stop a little short of it.
 
 It does not know tokens or losses.
 """
@@ -139,9 +139,15 @@ class Geometric:
 
 
 def covers(schedule: Schedule) -> tuple[float, float]:
-    """The mask probabilities at t = 0 and t = 1; (0, 1) makes the bound exact."""
+    """The mask probabilities at t = 0 and t = 1."""
     start, end = (1 - schedule.alpha(torch.tensor([0.0, 1.0], dtype=torch.float64))).tolist()
     return start, end
+
+
+def complete(schedule: Schedule) -> bool:
+    """Whether it runs from all clean to all masked, up to rounding; if not, a mean over its times is not the bound."""
+    start, end = covers(schedule)
+    return start < 1e-12 and end > 1 - 1e-12
 
 
 TABLE: dict[str, Schedule] = {

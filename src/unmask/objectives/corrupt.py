@@ -50,7 +50,8 @@ class Noise:
     @property
     def biased(self) -> bool:
         """Whether the expected loss is something else than the bound."""
-        return self.weight != "elbo" or self.times.biased or schedules.covers(self.schedule) != (0.0, 1.0)
+        incomplete = not self.times.counts and not schedules.complete(self.schedule)
+        return self.weight != "elbo" or self.times.biased or incomplete
 
 
 def mask_out(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch import Tensor
 
 from unmask.base import seeds
 from unmask.base.batch import Batch
@@ -86,7 +85,8 @@ class Mixture:
 
     def _parts(self, noised: Noised, nats: Tensor) -> dict[str, Tensor]:
         assert torch.is_tensor(noised.block)
-        length, parts = noised.noisy.shape[1], {}
+        length = noised.noisy.shape[1]
+        parts: dict[str, Tensor] = {}
         for size in self.blocks:
             rows = noised.block >= length if size is None or size >= length else noised.block == size
             name = "whole" if size is None else str(size)

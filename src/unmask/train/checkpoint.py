@@ -4,12 +4,13 @@ A checkpoint is written under a temporary name, synced, listed in a manifest wit
 tensors and JSON; nothing that runs code when it is read.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from safetensors.torch import load_file, save_file
 from unmask.base.errors import BadCheckpoint, TrainingFailed
 
 _TENSORS, _STATE, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
+_SPARE_BYTES = 16 * 2**20
+"""What a disk must have left beside a checkpoint: room for logs and for the model folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +38,12 @@ def save(folder: Path, step: int, state: State) -> Path:
     """Write `folder/step-N`; returns it.
 
     Raises:
-        TrainingFailed: the disk has no room; what was there before is untouched.
+        TrainingFailed: it can't be written, for want of room mostly; what was there before is untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    size = sum(t.numel() * t.element_size() for t in state.tensors.values())
-    if shutil.disk_usage(folder).free < 1.1 * size + 2**20:
-        raise TrainingFailed(f"a checkpoint of {size / 2**20:.0f} MiB does not fit on the disk of {folder}; make room")
+    check_room(folder, state)
     target, draft = folder / f"step-{step}", folder / f".step-{step}.{uuid.uuid4().hex[:8]}"
-    draft.mkdir()
     try:
+        draft.mkdir(parents=True)
         save_file({k: v.detach().contiguous().cpu() for k, v in state.tensors.items()}, draft / _TENSORS)
         (draft / _STATE).write_text(json.dumps({**state.about, "step": step}))
         files = {p.name: {"bytes": p.stat().st_size, "blake2b": _digest(p)} for p in (draft / _TENSORS, draft / _STATE)}
@@ -51,24 +51,57 @@ def save(folder: Path, step: int, state: State) -> Path:
         for path in draft.iterdir():
             _sync(path)
         _sync(draft)
-        if target.exists():  # the same step again, after a resume
-            shutil.rmtree(target)
+        if target.exists():  # the same step again; a rename can't replace a folder that holds files
+            target.rename(folder / f".step-{step}.{uuid.uuid4().hex[:8]}")
         draft.rename(target)
         _sync(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise TrainingFailed(f"the checkpoint {target} can't be written: {error}") from error
+        full = getattr(error, "errno", None) == errno.ENOSPC or "no space left" in str(error).lower()
+        reason = "the disk is full" if full else str(error)
+        raise TrainingFailed(
+            f"the checkpoint {target} can't be written: {reason}. Older ones are intact; make room and give the same "
+            "command again"
+        ) from error
     return target
 
 
-def newest(folder: Path) -> tuple[State | None, list[str]]:
-    """The newest checkpoint that is whole, and a line about each newer one that is not."""
+def check_room(folder: Path, state: State) -> None:
+    """Refuse where a checkpoint of this state, and a little more, has no room.
+
+    Raises:
+        TrainingFailed: with what is free and what is needed.
+    """
+    size = sum(t.numel() * t.element_size() for t in state.tensors.values())
+    at = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free, need = shutil.disk_usage(at).free, int(1.1 * size) + _SPARE_BYTES
+    if free < need:
+        raise TrainingFailed(
+            f"the disk of {folder} has {free / 2**20:.0f} MiB free and a checkpoint needs {need / 2**20:.0f} MiB; make "
+            "room, or choose another folder"
+        )
+
+
+def newest(folder: Path, unfit: Callable[[State], str | None] | None = None) -> tuple[State | None, list[str]]:
+    """The newest checkpoint that is whole and fits.
+
+    Args:
+        folder: that holds the `step-N`; need not exist.
+        unfit: says why a whole checkpoint can't be used, or None if it can.
+    Returns:
+        It, or None; and a line about each newer one that was passed over.
+    """
     passed_over: list[str] = []
     for path in sorted(folder.glob("step-*"), key=_number, reverse=True):
         try:
-            return load(path), passed_over
+            state = load(path)
         except BadCheckpoint as error:
             passed_over.append(str(error))
+            continue
+        reason = unfit(state) if unfit else None
+        if reason is None:
+            return state, passed_over
+        passed_over.append(f"the checkpoint {path} does not fit: {reason}")
     return None, passed_over
 
 
@@ -83,20 +116,34 @@ def load(path: Path) -> State:
         for name, facts in files.items():
             if (path / name).stat().st_size != facts["bytes"] or _digest(path / name) != facts["blake2b"]:
                 raise BadCheckpoint(f"the checkpoint {path} is torn: {name} is not what its manifest says")
+        if not {_TENSORS, _STATE} <= set(files):
+            raise BadCheckpoint(f"the checkpoint {path} is torn: its manifest does not list all files")
         return State(load_file(path / _TENSORS), json.loads((path / _STATE).read_text()))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise BadCheckpoint(f"the checkpoint {path} can't be read: {error}") from error
 
 
-def prune(folder: Path, keep: int, spare: int | None = None) -> None:
-    """Delete all checkpoints but the newest `keep` and the newest one at or before step `spare`; and old drafts."""
-    steps = sorted((p for p in folder.glob("step-*")), key=_number)
+def prune(folder: Path, step: int, keep: int, spare: int | None = None) -> None:
+    """Delete old checkpoints, and drafts that a killed run left.
+
+    Args:
+        folder: that holds the `step-N`.
+        step: of the newest checkpoint of this run; later ones are from a run that was branched off, and stay.
+        keep: how many to leave.
+        spare: the newest one at or before this step stays too.
+    """
+    steps = sorted((p for p in folder.glob("step-*") if 0 <= _number(p) <= step), key=_number)
     kept = set(steps[-keep:])
     if spare is not None:
         kept |= set([p for p in steps if _number(p) <= spare][-1:])
     for path in steps:
         if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
+    sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Delete drafts that a killed run left; only for the run that owns the folder."""
     for draft in folder.glob(".step-*"):
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -7,11 +7,13 @@ remember. It does not know files, recipes' origins or how text is written.
 import copy
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -19,6 +21,7 @@ from unmask.base.errors import TrainingFailed
 from unmask.data.rows import Loader, Rows
 from unmask.models.backbone import Transformer
 from unmask.objectives.loss import Objective
+from unmask.train import precision
 from unmask.train.checkpoint import State
 from unmask.train.optim import Optimizers, rate
 from unmask.train.recipe import Recipe
@@ -38,6 +41,15 @@ class Progress:
     skipped_in_a_row: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A held-out figure: nats per token that counts, its standard error over rows, and how many tokens counted."""
+
+    nats: float
+    stderr: float
+    tokens: int
+
+
 @dataclass(slots=True)
 class Stop:
     """Whether somebody asked the run to end, and with which signal."""
@@ -46,7 +58,13 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the run at the next border of a step; a second one ends it at once."""
+        """SIGTERM and SIGINT end the run at the next border of a step; a second one ends it at once.
+
+        Only a main thread can hear signals; elsewhere nothing listens.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
         def hear(number: int, frame: FrameType | None) -> None:
             if self.signal is not None:
@@ -68,7 +86,11 @@ class Trainer:
     Args:
         recipe: the run.
         model, objective, loader: what learns, what it learns, from which rows.
-        average: the moving average of the weights (a model of its own); made from `model` if not given.
+
+    Attributes:
+        average: the moving average of the weights, float32, a model of its own.
+        optimizers, progress: see there.
+        dtype: of matrix products.
     """
 
     recipe: Recipe
@@ -78,18 +100,20 @@ class Trainer:
     average: Transformer = field(init=False)
     optimizers: Optimizers = field(init=False)
     progress: Progress = field(default_factory=Progress)
+    dtype: torch.dtype = field(init=False)
 
     def __post_init__(self) -> None:
+        self.dtype = precision.of(self.recipe.train.precision, self.model.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
-        self.optimizers = Optimizers(self.model, self.recipe.optimizer)
+        self.optimizers = Optimizers(self.model, self.recipe.optimizer, self.dtype)
 
     def step(self) -> dict[str, float]:
-        """One optimiser step.
+        """One optimiser step, or one that is skipped because its loss or gradient is not finite.
 
         Returns:
-            loss (nats per token), lr, grad_norm, tokens, seconds; loss is nan in a step that was skipped.
+            loss (nats per token), lr, grad_norm (before it is cut), tokens, seconds.
         Raises:
-            TrainingFailed: too many steps in a row without a finite loss and gradient.
+            TrainingFailed: too many skipped steps in a row. Weights, averages and momenta are as before them.
         """
         began, now, train = time.perf_counter(), self.progress, self.recipe.train
         batch = self.loader.batch(now.step)
@@ -98,19 +122,22 @@ class Trainer:
         self.model.train()
         rows = len(batch.tokens) // train.accumulate
         for at in range(0, len(batch.tokens), rows):
-            with precise(self.recipe, self.model.device):
-                part = noised.part(at, at + rows).to(self.model.device)
+            part = noised.part(at, at + rows).to(self.model.device)
+            with precision.products(self.dtype, self.model.device):
                 loss = self.objective(self.model, part, counted)
-            loss.total.backward()
+            if loss.total.requires_grad:  # a part may ask nothing
+                loss.total.backward()
             total += float(loss.total.detach())
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip))
-        share = rate(now.step, self.recipe.schedule, train.steps)
+        moving = [p for p in self.model.parameters() if p.grad is not None]
+        length = torch.nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None])
+        norm, share = float(length), rate(now.step, self.recipe.schedule, train.steps)
         if math.isfinite(total) and math.isfinite(norm):
+            torch.nn.utils.clip_grads_with_norm_(moving, train.clip, length)
             self.optimizers.step(share)
             self._follow()
             now.skipped_in_a_row = 0
         else:
-            self._skip(total, norm)
+            self._skip(total, norm, share)
         now.step, now.tokens = now.step + 1, now.tokens + counted
         seconds = time.perf_counter() - began
         now.seconds += seconds
@@ -118,17 +145,19 @@ class Trainer:
         return {"loss": total, "lr": lr, "grad_norm": norm, "tokens": float(counted), "seconds": seconds}
 
     @torch.inference_mode()
-    def evaluate(self, rows: Rows, *, model: Transformer | None = None) -> float:
-        """The objective's nats per token on the first held-out rows, under noise that is always the same."""
+    def evaluate(self, rows: Rows, *, model: Transformer | None = None) -> Held:
+        """The objective's bound on the first held-out rows, under noise that is always the same, in float32."""
         model = model or self.average
         size = min(len(rows), self.recipe.train.evaluate_rows)
         batch = Loader(rows, size, EVALUATION_SEED).batch(0)
         noised = self.objective.corrupt(batch, model.vocab, EVALUATION_SEED, 0)
-        total, part = 0.0, max(1, self.recipe.train.rows // self.recipe.train.accumulate)
-        for at in range(0, size, part):
-            loss = self.objective(model, noised.part(at, at + part).to(model.device), noised.tokens)
-            total += float(loss.total)
-        return total
+        part = max(1, self.recipe.train.rows // self.recipe.train.accumulate)
+        pieces = [noised.part(at, at + part).to(model.device) for at in range(0, size, part)]
+        nats = torch.cat([self.objective(model, piece, noised.tokens).nats.double().sum(1).cpu() for piece in pieces])
+        mean = float(nats.sum()) / max(1, noised.tokens)
+        off = nats - mean * noised.counts.sum(1)
+        spread = float(off.square().sum() * size / (size - 1)) ** 0.5 if size > 1 else math.nan
+        return Held(mean, spread / max(1, noised.tokens), noised.tokens)
 
     def state(self) -> State:
         """Everything that the rest of the run depends on."""
@@ -136,8 +165,23 @@ class Trainer:
         tensors |= {f"average.{k}": v for k, v in self.average.named_parameters()}
         tensors |= {f"optimizer.{k}": v for k, v in self.optimizers.tensors().items()}
         p = self.progress
-        about = {"tokens": p.tokens, "seconds": p.seconds, "skipped": p.skipped, "in_a_row": p.skipped_in_a_row}
-        return State(tensors, {**about, "step": p.step, "torch": torch.__version__, "threads": torch.get_num_threads()})
+        about: dict[str, Any] = {
+            "tokens": p.tokens,
+            "seconds": p.seconds,
+            "skipped": p.skipped,
+            "in_a_row": p.skipped_in_a_row,
+        }
+        about |= {"step": p.step, "recipe": self.recipe.model_dump(mode="json")}
+        return State(tensors, about | {"machine": self.machine()})
+
+    def machine(self) -> dict[str, str]:
+        """What else decides the last bits of a result."""
+        return {
+            "torch": torch.__version__,
+            "threads": str(torch.get_num_threads()),
+            "device": self.model.device.type,
+            "products": str(self.dtype).removeprefix("torch."),
+        }
 
     def restore(self, state: State) -> None:
         """Go on from a state."""
@@ -158,20 +202,21 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
 
-    def _skip(self, loss: float, norm: float) -> None:
-        self.optimizers.clear()
+    def _skip(self, loss: float, norm: float, share: float) -> None:
         now = self.progress
         now.skipped, now.skipped_in_a_row = now.skipped + 1, now.skipped_in_a_row + 1
         if now.skipped_in_a_row >= self.recipe.train.patience:
+            named = [(n, p) for n, p in self.model.named_parameters()]
+            ruined = [n for n, p in named if not bool(torch.isfinite(p).all())]
+            bad = [n for n, p in named if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
             raise TrainingFailed(
-                f"{now.skipped_in_a_row} steps in a row had no finite loss and gradient (last at step {now.step}: loss "
-                f"{loss}, norm {norm}); the last checkpoint is good. Lower optimizer.lr or look at the data"
+                f"{now.skipped_in_a_row} steps in a row had no finite loss and gradient; the last is step {now.step}: "
+                f"loss {loss}, gradient norm {norm}, lr {share * self.recipe.optimizer.lr:.3g}, non-finite gradients "
+                f"in {_some(bad)}, non-finite weights in {_some(ruined)}. Checkpoints are good: lower optimizer.lr or "
+                "train.clip, try train.precision=float32, or look at the rows of that step"
             )
+        self.optimizers.clear()
 
 
-def precise(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
-    """The precision of matrix products that a recipe asks for."""
-    wanted = recipe.train.precision
-    if wanted == "auto":
-        wanted = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return torch.autocast(device.type, torch.bfloat16) if wanted == "bfloat16" else nullcontext()
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"

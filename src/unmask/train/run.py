@@ -2,9 +2,13 @@
 
 The run folder holds recipe.yaml (resolved), data/ (tokenizer and tokens), checkpoints/, metrics.jsonl and model/, which
 is what `unmask.load` opens.
+
+Train longer: raise `train.steps` and give the same command. The learning rate is a pure function of the step and of
+`train.steps`, so a checkpoint in which it had begun to fall belongs to no longer run; such a run goes on from the last
+one before (`train.keep_before_decay`). To let a copy of an endless run cool down, `cool` branches it off.
 """
 
-import math
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 
-from unmask.base.errors import BadRecipe
+from unmask.base.errors import BadCheckpoint
 from unmask.base.vocab import Traits
 from unmask.data.prepare import Corpus, prepare
 from unmask.data.rows import Loader
@@ -23,15 +26,15 @@ from unmask.data.sources import Source
 from unmask.models import load as folders
 from unmask.models.backbone import Transformer
 from unmask.text.tokenizer import Tokenizer
-from unmask.train import checkpoint
-from unmask.train.loop import Stop, Trainer
+from unmask.train import checkpoint, resume
+from unmask.train import recipe as recipes
+from unmask.train.checkpoint import State
+from unmask.train.loop import EVALUATION_SEED, Stop, Trainer
 from unmask.train.optim import decay_start
 from unmask.train.progress import Watch
 from unmask.train.recipe import Recipe
 
 Sampler = Callable[[Transformer, Tokenizer], str]
-LOCKED = ("model", "tokenizer", "data", "objective")
-"""Sections that a checkpoint is bound to; a run can't go on with others."""
 
 TRAITS: dict[str, Callable[[Any], Traits]] = {
     "masked": lambda objective: Traits(sees="all"),
@@ -51,6 +54,11 @@ class Outcome:
     model: Path
     signal: int | None
 
+    @property
+    def exit_code(self) -> int:
+        """What a process that ends with this run exits with: 0, 143 after SIGTERM, 130 after SIGINT."""
+        return 0 if self.signal is None else 128 + self.signal
+
 
 def train(
     recipe: Recipe,
@@ -64,70 +72,124 @@ def train(
 
     Args:
         recipe: the run. A finished run goes on when its steps were raised.
-        folder: of the run.
-        start: a checkpoint of another run to begin with, if this folder has none (to let a long run's copy cool down).
+        folder: of the run; one process at a time.
+        start: another run's folder, or a checkpoint of it, to begin with if this folder has none.
         sample: writes a text with the model, every so often.
         console: where progress is told.
     Raises:
         BadRecipe: the folder belongs to a run of another model, data or objective.
-        BadInput, BadCheckpoint, TrainingFailed.
+        BadInput, BadCheckpoint: the data, tokenizer or `start` can't be read.
+        TrainingFailed: no room on the disk, another process in the folder, or no finite loss.
     """
     folder, console = Path(folder), console or Console()
-    folder.mkdir(parents=True, exist_ok=True)
-    _same_run(recipe, folder / "recipe.yaml")
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    corpus = prepare(
-        [Source(s.kind, s.path, s.field) for s in recipe.data.sources],
-        folder / "data",
-        length=recipe.data.length,
-        held_out=recipe.data.held_out,
-        size=recipe.tokenizer.size,
-        path=recipe.tokenizer.path,
-    )
-    trainer = _trainer(recipe, corpus)
-    saved = folder / "checkpoints"
-    state, passed_over = checkpoint.newest(saved)
-    if state is None and start is not None:
-        state = checkpoint.load(Path(start))
-    (folder / "recipe.yaml").write_text(recipe.as_yaml())
-    with Watch(console, folder, recipe.train.steps) as watch, (stop := Stop()).listening():
-        for line in passed_over:
-            watch.say(f"passed over: {line}")
-        if state is not None:
-            trainer.restore(state)
-            watch.say(f"going on from step {trainer.progress.step}")
-        size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
-        watch.say(f"{size:.2f} M parameters, {len(corpus.train)} rows of {recipe.data.length} tokens")
-        bits = _run(trainer, corpus, folder, watch, stop, sample)
+    with resume.alone(folder):
+        resume.same_run(recipe, resume.recipe_of(folder))
+        corpus = _prepare(recipe, folder)
+        trainer = _trainer(recipe, corpus)
+        data = {"data": _identity(corpus)}
+        state, said = _begin(recipe, folder, start, data)
+        checkpoint.sweep(folder / "checkpoints")
+        checkpoint.check_room(folder / "checkpoints", trainer.state())
+        resume.write(recipe, folder)
+        with Watch(console, folder, recipe.train.steps) as watch, (stop := Stop()).listening():
+            for line in said:
+                watch.say(line)
+            if state is not None:
+                trainer.restore(state)
+                watch.say(f"going on from step {trainer.progress.step}")
+                for line in resume.differences(state, trainer.machine()):
+                    watch.say(line)
+            watch.begin(trainer.progress.step, trainer.progress.tokens, trainer.progress.seconds)
+            size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+            watch.say(f"{size:.2f} M parameters, {len(corpus.train)} rows of {recipe.data.length} tokens")
+            bits = _run(trainer, corpus, folder, watch, stop, sample, data)
     return Outcome(trainer.progress.step, bits, folder / "model", stop.signal)
 
 
-def _run(trainer: Trainer, corpus: Corpus, folder: Path, watch: Watch, stop: Stop, sample: Sampler | None) -> float:
+def cool(
+    source: str | Path, folder: str | Path, steps: int, *, sample: Sampler | None = None, console: Console | None = None
+) -> Outcome:
+    """Branch off a run: from its newest checkpoint, let the learning rate fall to its floor in `steps` steps.
+
+    The run itself is only read, and may go on meanwhile. Given again, the branch goes on where it stopped.
+
+    Args:
+        source: the folder of a run.
+        folder: of the branch.
+        steps: of the fall.
+        sample, console: as in `train`.
+    Raises:
+        BadCheckpoint: `source` has no run or no whole checkpoint.
+    """
+    source, folder = Path(source), Path(folder)
+    if (folder / "recipe.yaml").exists():
+        return train(recipes.load(folder / "recipe.yaml"), folder, start=source, sample=sample, console=console)
+    state, _ = checkpoint.newest(source / "checkpoints")
+    if state is None:
+        raise BadCheckpoint(f"{source} has no whole checkpoint; expected the folder of a run")
+    at = state.about["step"]
+    settings = [f"train.steps={at + steps}", f"schedule.decay_start={at}"]
+    chosen = recipes.load(source / "recipe.yaml", settings)
+    return train(chosen, folder, start=source / "checkpoints" / f"step-{at}", sample=sample, console=console)
+
+
+def _begin(
+    recipe: Recipe, folder: Path, start: str | Path | None, data: dict[str, str]
+) -> tuple[State | None, list[str]]:
+    """The state to go on from, and what there is to say about its choice."""
+    state, passed_over = resume.newest(recipe, folder)
+    if state is None and start is not None:
+        state, more = resume.branched(recipe, Path(start))
+        passed_over += more
+    if state is not None:
+        resume.same_data(state, data["data"])
+    return state, passed_over
+
+
+def _run(
+    trainer: Trainer,
+    corpus: Corpus,
+    folder: Path,
+    watch: Watch,
+    stop: Stop,
+    sample: Sampler | None,
+    about: dict[str, str],
+) -> float:
     section, now = trainer.recipe.train, trainer.progress
     ahead = decay_start(trainer.recipe.schedule, section.steps) if section.keep_before_decay else None
+    bytes_per_token = _bytes_per_token(trainer, corpus)
 
     def due(every: int) -> bool:
         return now.step % every == 0
 
     def evaluate() -> float:
-        bits = trainer.evaluate(corpus.held_out) / corpus.bytes_per_token / math.log(2)
-        watch.evaluation({"step": now.step, "held_out_bits_per_byte": bits, "tokens": now.tokens, "s": now.seconds})
+        held = trainer.evaluate(corpus.held_out)
+        bits, error = (x / bytes_per_token / _LN2 for x in (held.nats, held.stderr))
+        row = {"held_out_bits_per_byte": bits, "stderr": error, "held_out_nats_per_token": held.nats}
+        watch.evaluation({"step": now.step, **row, "tokens": now.tokens, "s": now.seconds})
         return bits
 
     def save() -> None:
-        checkpoint.save(folder / "checkpoints", now.step, trainer.state())
-        checkpoint.prune(folder / "checkpoints", section.keep, ahead)
+        state = trainer.state()
+        checkpoint.save(folder / "checkpoints", now.step, State(state.tensors, state.about | about))
+        checkpoint.prune(folder / "checkpoints", now.step, section.keep, ahead)
         ship(trainer, corpus, folder / "model")
 
-    last_saved = now.step
+    last_saved = last_measured = now.step
+    bits = None
     while now.step < section.steps and stop.signal is None:
+        skipped = now.skipped
         row = trainer.step()
+        if now.skipped > skipped:
+            watch.say(
+                f"step {now.step}: skipped, loss {row['loss']} and gradient norm {row['grad_norm']} are not finite"
+            )
         if due(section.log_every):
-            row = {**row, "tokens_per_s": row["tokens"] / row["seconds"], "seconds_per_step": row["seconds"]}
             watch.step({"step": now.step, **row, "tokens": now.tokens, "s": now.seconds, "at": time.time()})
         if due(section.evaluate_every):
-            evaluate()
+            bits, last_measured = evaluate(), now.step
         if sample is not None and due(section.sample_every):
             watch.sample(now.step, sample(trainer.average, corpus.tokenizer))
         if due(section.save_every) or now.step == ahead:
@@ -135,7 +197,10 @@ def _run(trainer: Trainer, corpus: Corpus, folder: Path, watch: Watch, stop: Sto
             last_saved = now.step
     if now.step != last_saved or not (folder / "model").exists():
         save()
-    return evaluate()
+    return evaluate() if bits is None or last_measured != now.step else bits
+
+
+_LN2 = 0.6931471805599453
 
 
 def ship(trainer: Trainer, corpus: Corpus, folder: Path) -> None:
@@ -143,6 +208,17 @@ def ship(trainer: Trainer, corpus: Corpus, folder: Path) -> None:
     model = trainer.average if trainer.recipe.train.ema else trainer.model
     folders.save(model, folder, dtype=trainer.recipe.train.export)
     corpus.tokenizer.save(folder)
+
+
+def _prepare(recipe: Recipe, folder: Path) -> Corpus:
+    return prepare(
+        [Source(s.kind, s.path, s.field) for s in recipe.data.sources],
+        folder / "data",
+        length=recipe.data.length,
+        held_out=recipe.data.held_out,
+        size=recipe.tokenizer.size,
+        path=recipe.tokenizer.path,
+    )
 
 
 def _trainer(recipe: Recipe, corpus: Corpus) -> Trainer:
@@ -154,18 +230,20 @@ def _trainer(recipe: Recipe, corpus: Corpus) -> Trainer:
     return Trainer(recipe, model, objective, Loader(corpus.train, recipe.train.rows, recipe.train.seed))
 
 
-def _same_run(recipe: Recipe, written: Path) -> None:
-    """Refuse to go on with another model, vocabulary, data or objective."""
-    if not written.exists():
-        return
-    old, new = yaml.safe_load(written.read_text()), recipe.model_dump(mode="json")
-    differs = [
-        f"{section}.{key} ({old[section].get(key)!r} then, {new[section].get(key)!r} now)"
-        for section in LOCKED
-        for key in sorted({*old.get(section, {}), *new[section]})
-        if old.get(section, {}).get(key) != new[section].get(key)
-    ]
-    if differs:
-        raise BadRecipe(
-            f"{written.parent} holds a run with another {', '.join(differs)}; use another folder, or that recipe"
-        )
+def _identity(corpus: Corpus) -> str:
+    """Of the training tokens, wherever they lie."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (corpus.train.tokens.ids, corpus.train.tokens.starts):
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _bytes_per_token(trainer: Trainer, corpus: Corpus) -> float:
+    """Of the tokens that held-out figures are about; of all held-out text where single tokens have no bytes."""
+    if not corpus.tokenizer.byte_level:
+        return corpus.bytes_per_token
+    rows = min(len(corpus.held_out), trainer.recipe.train.evaluate_rows)
+    batch = Loader(corpus.held_out, rows, EVALUATION_SEED).batch(0)
+    counts = trainer.objective.corrupt(batch, corpus.tokenizer.vocab, EVALUATION_SEED, 0).counts
+    lengths = torch.tensor([len(spelled) for spelled in corpus.tokenizer.token_bytes])
+    return float(lengths[batch.tokens[counts]].sum()) / max(1, int(counts.sum()))

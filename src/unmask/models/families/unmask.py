@@ -76,7 +76,15 @@ def _describe(config: Config) -> Described:
     for key, value in (("traits", traits), ("decoder", defaults)):
         if not isinstance(value, dict):
             raise BadCheckpoint(f"config.json: {key} must be an object, got {value!r}")
-    return Described(shape=shape, vocab=vocab, traits=_record(Traits, traits, {}), defaults=defaults)
+    return Described(shape=shape, vocab=vocab, traits=_traits(traits), defaults=defaults)
+
+
+def _traits(values: dict[str, Any]) -> Traits:
+    traits: Traits = _record(Traits, values, {})
+    blocks = (*traits.reads, *([traits.block or 0] if traits.sees == "blocks" else []))
+    if any(block < 1 for block in blocks):
+        raise BadCheckpoint(f"config.json: traits with blocks need sizes of at least 1, got {values}")
+    return traits
 
 
 def _record(kind: type, values: dict[str, Any], keys: dict[str, str]) -> Any:

@@ -1,0 +1,160 @@
+"""The command line as a person, a pipe and a program meet it."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from unmask.cli import COMMANDS
+
+
+def unmask(*args, stdin="", env=None):
+    return subprocess.run(
+        [sys.executable, "-m", "unmask", *args],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100", **(env or {})},
+    )
+
+
+def as_json(*args, **kwargs):
+    done = unmask(*args, "--json", **kwargs)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+FIELDS = {"text", "completion", "tokens", "forwards", "tokens_per_forward", "seconds"}
+
+
+def test_generate():
+    out = as_json("generate", "def add(", "--length", "16", "--steps", "8", "--eos", "forbid")
+    assert out.keys() >= FIELDS
+    assert (out["tokens"], out["forwards"], out["tokens_per_forward"]) == (16, 8, 2.0)
+    assert out["text"] == "def add(" + out["completion"]
+    plain = unmask("generate", "def add(", "--length", "16", "--steps", "8", "--eos", "forbid")
+    assert plain.stdout == out["text"] + "\n"
+    piped = unmask("generate", "--length", "16", "--steps", "8", "--eos", "forbid", stdin="def add(")
+    assert piped.stdout == plain.stdout
+    many = as_json("generate", "x", "-n", "2", "--length", "4", "--temperature", "1")
+    assert len(many) == 2
+
+
+def test_infill_fill_refine(tmp_path):
+    out = as_json("infill", "def f():\n", "\n    return a", "--length", "2-6")
+    assert out["text"] == "def f():\n" + out["completion"] + "\n    return a"
+    out = as_json("fill", "Dear {{name:1-3}}, {{:4}}.")
+    assert [hole["name"] for hole in out["holes"]] == ["name", None]
+    text = "first line\r\nsecond line\n"
+    file = tmp_path / "text"
+    file.write_bytes(text.encode())
+    out = as_json("refine", "--file", str(file), "--span", "0:5", "--span", "12:18")
+    assert out["text"][5 + len(out["text"]) - len(out["text"]) :]
+    assert " line\r\n" in out["text"]
+    assert out["text"].endswith(" line\n")
+
+
+def test_score_models_config():
+    out = as_json("score", "import os\n", "--samples", "8")
+    assert out["nats"] > 0
+    assert out["bits_per_byte"] > 0
+    assert out["bound"]
+    assert {"tokens", "forwards", "seconds"} <= out.keys()
+    assert "upper bound" in unmask("score", "import os", "--samples", "4").stdout
+    names = [m["name"] for m in as_json("models")]
+    assert "tiny" in names
+    assert as_json("models", "tiny")["parameters"] > 1e6
+    assert as_json("config", "recipes/tiny.yaml", "--set", "train.steps=7")["train"]["steps"] == 7
+    assert "optimiser steps" in unmask("config", "recipes/tiny.yaml", "--explain").stdout
+
+
+def test_demo():
+    jobs = as_json("demo")
+    assert all(job["held"] for job in jobs)
+    assert {job["model"] for job in jobs} == {"tiny", "tiny-ar (left context only)"}
+    assert "tokens/forward" in unmask("demo").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["generate", ""], "the prompt is empty"),
+        (["generate", "x", "--length", "5000"], "holds 512"),
+        (["generate", "x", "--length", "many"], "a length is"),
+        (["generate", "x", "--model", "nope"], "no model called 'nope'"),
+        (["generate", "x", "--model", "./nope"], "no folder"),
+        (["generate", "x", "--decoder", "lada"], "Did you mean 'llada'"),
+        (["generate", "x", "--temperature", "-1"], "temperature is 0 or more"),
+        (["generate", "x", "--stepz", "4"], "No such option: --stepz"),
+        (["generate", "x", "--pin", "five=a"], "a pin is POSITION=TEXT"),
+        (["generate", "--file", "nope.txt"], "there is no such file"),
+        (["fill", "{{a:0}}"], "at least 1 token"),
+        (["fill", "{{a"], "code point 0"),
+        (["fill", "no hole"], "no hole"),
+        (["infill", "a", "b", "--length", "0"], "a length is"),
+        (["infill", "a", "b", "--length", "9-3"], "ends before it begins"),
+        (["refine", "abc", "--span", "2:9"], "3 code points"),
+        (["refine", "abc", "--span", "two"], "start:end"),
+        (["refine", "abc"], "no spans"),
+        (["score", ""], "empty"),
+        (["train", "nope.yaml"], "no recipe at nope.yaml"),
+        (["train", "recipes/tiny.yaml", "--set", "train.stepz=3"], "Did you mean 'steps'"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(args, says):
+    done = unmask(*args)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_a_torn_checkpoint_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{not json")
+    done = unmask("generate", "x", "--model", str(tmp_path))
+    assert done.returncode == 2
+    assert "can't be read as JSON" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(name):
+    done = unmask(name, "--help")
+    assert done.returncode == 0
+    assert "Usage: unmask " + name in done.stdout
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_terminal_sees_the_canvas_fill(colour):
+    """Kinds of positions can be told apart with and without colour."""
+    parent, child = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    env = {**env, **({} if colour else {"NO_COLOR": "1"})}
+    args = ["generate", "def add(", "--length", "24", "--decoder", "remdm", "--steps", "24", "--eta", "0.3"]
+    process = subprocess.Popen([sys.executable, "-m", "unmask", *args], stdout=child, stderr=child, env=env)
+    os.close(child)
+    seen = b""
+    while True:
+        try:
+            part = os.read(parent, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    assert process.wait() == 0
+    text = seen.decode(errors="replace")
+    for sign in ("░", "◌", "masks left", "tokens per forward"):
+        assert sign in text
+    assert "\x1b[4" in text or ";4" in text  # drafts are underlined
+    assert ("\x1b[4;33m" in text) == colour
+
+
+def test_imports_are_lazy():
+    code = "import sys, unmask, unmask.cli; assert 'torch' not in sys.modules, 'torch was imported'"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
