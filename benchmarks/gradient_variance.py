@@ -35,7 +35,7 @@ def spread(vectors: torch.Tensor) -> tuple[float, float]:
 
 
 def ratio(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    """one / other, with its standard error to first order."""
+    """The quotient, with its standard error to first order."""
     value = one[0] / other[0]
     return value, value * ((one[1] / one[0]) ** 2 + (other[1] / other[0]) ** 2) ** 0.5
 
@@ -103,15 +103,14 @@ def main() -> None:
                     "±  ": error if law != REFERENCE else 0.0,
                 }
             )
+    caption = f"{args.rows} rows of {args.length} tokens; {args.draws} draws for gradients, {args.losses} for losses:"
     report(
         args.out,
         "Variance of the loss and of its gradient, by law of noise levels",
-        {
-            f"{args.rows} rows of {args.length} tokens; {args.draws} draws for gradients, {args.losses} for losses:": found
-        },
+        {caption: found},
         model=described(args.model, lm),
-        bias="clipped draws mask probabilities between 0.3 and 0.8 only, so its mean loss is not the bound; iid and stratified draw "
-        "from 1e-3 on, which is a bias of a thousandth",
+        bias="clipped draws mask probabilities between 0.3 and 0.8 only, so its mean loss is not the bound; iid and "
+        "stratified draw from 1e-3 on, which is a bias of about a thousandth",
     )
 
 

@@ -171,13 +171,19 @@ def test_a_forward_that_fails_keeps_nothing_new():
     cache = model.cache(2, L)
     feed(model, cache, attend, x, torch.arange(4))
     before = cache.k.clone()
-    with pytest.raises(KeyError), cache.visit(torch.arange(3, 6).expand(2, -1), None, torch.zeros(2, 3).bool()) as seen:
-        seen.swap(0, torch.ones(2, 3, 2, 8).double(), torch.ones(2, 3, 2, 8).double())
-        raise KeyError
+    fresh = torch.ones(2, 3, 2, 8).double()
+
+    def fail(keep):
+        with cache.visit(torch.arange(3, 6).expand(2, -1), None, keep.expand(2, 3)) as visit:
+            visit.swap(0, fresh, fresh)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail(torch.tensor(False))
     assert torch.equal(cache.k[:, :, :4], before[:, :, :4])
-    with pytest.raises(KeyError), cache.visit(torch.arange(3, 6).expand(2, -1), None, torch.ones(2, 3).bool()):
-        raise KeyError
-    cache._count()
+    assert cache.held.tolist() == [4, 4]
+    with pytest.raises(KeyError):
+        fail(torch.tensor(True))  # position 3 was to be replaced, and half of it was
     assert cache.held.tolist() == [3, 3]
 
 

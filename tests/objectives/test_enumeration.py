@@ -111,6 +111,15 @@ def every_mask(tokens: Tensor, mask: int, block: int | Tensor | None, size: int 
     return noised, torch.tensor(chance, dtype=torch.float64)
 
 
+class Peeking(RandomConditionals):
+    """As a real network may be: sure of every token that it is shown."""
+
+    def read(self, tokens, **options):
+        logits = super().read(tokens, **options)
+        shown = torch.nn.functional.one_hot(tokens, SIZE + 1) * (tokens != SIZE)[..., None]
+        return logits + 1e3 * shown
+
+
 @pytest.fixture(scope="module")
 def model():
     return RandomConditionals(SIZE, LENGTH, seed=3)
@@ -232,6 +241,12 @@ class TestObjectives:
         each = loss.nats.sum(1)
         expected = (wanted[0] + wanted[1] + 2 * wanted[2]) / 4
         assert abs(float(each.mean()) - expected) < 4 * float(each.std()) / 4000**0.5
+        assert float(loss.total) * LENGTH == pytest.approx(float(each.mean()))
+
+    @pytest.mark.parametrize("objective", [Masked(), Block(block=2), Mixture(blocks=(1, 2, None))])
+    def test_nobody_is_shown_what_is_asked(self, model, objective):
+        noised = objective.corrupt(rows_of(TEXT, 20), model.vocab, 0, 0)
+        assert torch.equal(objective(Peeking(SIZE, LENGTH, seed=3), noised, 1).nats, objective(model, noised, 1).nats)
 
     def test_a_biased_law_says_so(self):
         for options in ({"times": "clipped"}, {"times": "iid"}, {"weight": "none"}, {"times": "iid", "clip": (0.1, 1)}):
@@ -306,6 +321,13 @@ class TestLikelihood:
             found = {round(likelihood(model, TEXT, ASKED, estimator, samples=9, rows=r).nats, 9) for r in (1, 4, 64)}
             assert len(found) == 1
         assert likelihood(model, TEXT, ASKED, "exact-k", seed=1) != likelihood(model, TEXT, ASKED, "exact-k", seed=2)
+
+    @pytest.mark.parametrize("estimator", [*BOUNDS, "left-to-right", "ar"])
+    @pytest.mark.parametrize("traits", [Traits(reads=(1,)), Traits(sees="blocks", block=2, reads=(1,))])
+    def test_nobody_is_shown_what_is_asked(self, estimator, traits):
+        honest, peeking = (kind(SIZE, LENGTH, seed=3, traits=traits) for kind in (RandomConditionals, Peeking))
+        wanted = likelihood(honest, TEXT, ASKED, estimator, samples=20)
+        assert likelihood(peeking, TEXT, ASKED, estimator, samples=20) == wanted
 
     def test_one_sample_has_no_error_to_tell(self, model):
         assert math.isnan(likelihood(model, TEXT, ALL_ASKED, "exact-k", samples=1).stderr)

@@ -7,7 +7,8 @@ known. Nothing here runs code from a checkpoint or opens a pickle. It does not k
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,16 @@ def load(
     if not folder.is_dir():
         raise BadCheckpoint(f"no folder {folder}; expected one with {CONFIG} and {WEIGHTS}")
     config = _object(folder / CONFIG)
-    with _stored(folder, place) as stored:
-        family = _family(config, stored)
-        model = _build(family, config, len(stored))
-        _agree(folder, family, model, stored)
-        for name, parameter in list(model.named_parameters()):
-            value = _tensor(stored[family.stored(name)], family.stored(name))
-            value = value.to(wanted or _usual(value.dtype, place), copy=True)
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=parameter.requires_grad))
+    stored = _stored(folder)
+    family = _family(config, stored)
+    model = _build(family, config, len(stored))
+    _agree(folder, family, model, stored)
+    for name, _ in list(model.named_parameters()):
+        key = family.stored(name)
+        value = _tensor(stored[key], key, place)
+        owner, _, leaf = name.rpartition(".")
+        value = value.to(wanted or _usual(value.dtype, place), copy=True)
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(value))
     return model.eval()
 
 
@@ -125,22 +127,29 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-@contextmanager
-def _stored(folder: Path, device: torch.device) -> Iterator[dict[str, Any]]:
-    """The open safetensors file that holds each stored tensor, by the tensor's name."""
-    with ExitStack() as stack:
-        stored: dict[str, Any] = {}
-        for path in _files(folder):
-            if not path.is_file():
-                raise BadCheckpoint(f"{path} is missing")
-            try:
-                file = stack.enter_context(safe_open(path, framework="pt", device=str(device)))
-            except (SafetensorError, OSError) as error:
-                raise BadCheckpoint(f"{path} is torn or no safetensors file: {error}") from error
-            if twice := sorted(set(stored) & set(file.keys())):
-                raise BadCheckpoint(f"{path} repeats {_some(twice)}")
-            stored |= dict.fromkeys(file.keys(), file)
-        yield stored
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a tensor is, and its shape."""
+
+    path: Path
+    shape: list[int]
+
+
+def _stored(folder: Path) -> dict[str, Stored]:
+    """Every stored tensor by name."""
+    stored: dict[str, Stored] = {}
+    for path in _files(folder):
+        if not path.is_file():
+            raise BadCheckpoint(f"{path} is missing")
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = {name: Stored(path, file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise BadCheckpoint(f"{path} is torn or no safetensors file: {error}") from error
+        if twice := sorted(set(stored) & set(found)):
+            raise BadCheckpoint(f"{path} repeats {_some(twice)}")
+        stored |= found
+    return stored
 
 
 def _files(folder: Path) -> list[Path]:
@@ -159,7 +168,7 @@ def _files(folder: Path) -> list[Path]:
     raise BadCheckpoint(f"{folder} has no {WEIGHTS}")
 
 
-def _family(config: dict[str, Any], stored: dict[str, Any]) -> Family:
+def _family(config: dict[str, Any], stored: dict[str, Stored]) -> Family:
     for family in FAMILIES.values():
         if family.recognise(config, stored):
             return family
@@ -180,7 +189,7 @@ def _build(family: Family, config: dict[str, Any], num_tensors: int) -> Transfor
     return model
 
 
-def _agree(folder: Path, family: Family, model: Transformer, stored: dict[str, Any]) -> None:
+def _agree(folder: Path, family: Family, model: Transformer, stored: dict[str, Stored]) -> None:
     """Every tensor is there, none is left over, all have the right shape."""
     wanted = {family.stored(name): list(value.shape) for name, value in model.named_parameters()}
     problems = []
@@ -189,9 +198,8 @@ def _agree(folder: Path, family: Family, model: Transformer, stored: dict[str, A
     if unexpected := sorted(set(stored) - set(wanted)):
         problems.append(f"unexpected {_some(unexpected)}")
     for name in sorted(set(wanted) & set(stored)):
-        shape = stored[name].get_slice(name).get_shape()
-        if shape != wanted[name]:
-            problems.append(f"{name} has shape {shape}, expected {wanted[name]}")
+        if stored[name].shape != wanted[name]:
+            problems.append(f"{name} has shape {stored[name].shape}, expected {wanted[name]}")
     if problems:
         raise BadCheckpoint(f"the weights in {folder} don't fit its {CONFIG}: {'; '.join(problems[:4])}")
 
@@ -200,9 +208,11 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _tensor(file: Any, name: str) -> torch.Tensor:
+def _tensor(stored: Stored, name: str, device: torch.device) -> torch.Tensor:
+    """A tensor that lies in the mapped file. The file is opened anew each time: what is mapped counts as memory."""
     try:
-        value: torch.Tensor = file.get_tensor(name)
+        with safe_open(stored.path, framework="pt", device=str(device)) as file:
+            value: torch.Tensor = file.get_tensor(name)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise BadCheckpoint(f"tensor {name} can't be read: {error}") from error
     if not value.is_floating_point():

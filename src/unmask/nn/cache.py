@@ -75,15 +75,16 @@ class KVCache:
         size = int(reach[-1]) + 1 if len(reach) else 1
         kept = torch.zeros_like(slots[0], dtype=torch.bool) if keep is None else keep[fed]
         final = tuple(x[kept] for x in slots)
-        lent = tuple(x[self.known[slots] & ~kept] for x in slots)  # known and fed, but not to be replaced
+        lend = self.known[slots] & ~kept  # known and fed, but not to be replaced
+        lent = tuple(x[lend] for x in slots)
         self.known[final] = False  # and so it stays if the forward fails
         before = self.k[:, lent[0], lent[1]], self.v[:, lent[0], lent[1]]
         try:
             yield Visit(cache=self, size=size, there=there[:, :size], rows=rows, fed=fed, slots=slots)
+            self.known[final] = True
         finally:
             self.k[:, lent[0], lent[1]], self.v[:, lent[0], lent[1]] = before
-        self.known[final] = True
-        self._count()
+            self._count()
 
     def forget(self, rows: Tensor | None = None, start: int = 0) -> None:
         """Free the slots from `start` on, of some rows (R,) or of all."""

@@ -1,7 +1,8 @@
 """The masked ELBO: whole documents, both sides visible, one noise level a document.
 
 MDLM, LLaDA and RADD optimise this one bound; they differ in the law of the noise level (`times`), the schedule and
-constants. With exact counts it is the any-order bound.
+constants. With exact counts it is the any-order bound. The mask is always taken out of the vocabulary, as in MDLM and
+RADD; LLaDA leaves it in and learns that it never occurs.
 """
 
 from dataclasses import dataclass

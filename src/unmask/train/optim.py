@@ -83,7 +83,9 @@ class Optimizers:
         for optimiser, names in self.each:
             whole = optimiser.state_dict()
             for i, name in enumerate(names):
-                mine = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.rpartition(".")[0] == name}
+                mine = {
+                    k.removeprefix(f"{name}."): v.clone() for k, v in tensors.items() if k.rpartition(".")[0] == name
+                }
                 if mine:
                     whole["state"][i] = mine
             optimiser.load_state_dict(whole)

@@ -201,9 +201,9 @@ def override(recipe: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, A
         at: Any = raw
         for key in keys[:-1]:
             at = _into(at, key, path)
-        last: Any = _index(at, keys[-1], path) if isinstance(at, list) else keys[-1]
         if not isinstance(at, dict | list):
-            raise BadRecipe(f"{path}: there is nothing to set below {keys[-2]!r}, which is {_kind(at)}")
+            raise BadRecipe(f"{path}: there is nothing to set below it, since it holds {_kind(at)}")
+        last: Any = _index(at, keys[-1], path) if isinstance(at, list) else keys[-1]
         at[last] = _parse(value, f"the override {setting!r}")
     return raw
 
@@ -244,7 +244,9 @@ def _into(at: Any, key: str, path: str) -> Any:
         return at[_index(at, key, path)]
     if not isinstance(at, dict):
         raise BadRecipe(f"{path}: there is nothing to set below it, since it holds {_kind(at)}")
-    return at.setdefault(key, {})
+    if at.get(key) is None:  # a section that the file leaves empty
+        at[key] = {}
+    return at[key]
 
 
 def _index(at: list[Any], key: str, path: str) -> int:
@@ -284,7 +286,8 @@ def _with_length(model: Any, data: Any) -> Any:
     """The network holds as many positions as a row has tokens, unless the recipe says more."""
     if not isinstance(model, Mapping) or "max_length" in model:
         return model
-    length = data.get("length", DataSection.model_fields["length"].default) if isinstance(data, Mapping) else None
+    usual = DataSection.model_fields["length"].default
+    length = data.get("length", usual) if isinstance(data, Mapping) else usual
     return {**model, "max_length": length} if isinstance(length, int) else model
 
 
@@ -300,13 +303,16 @@ def _check(kind: type[Section], raw: Any, path: str) -> Section:
 
 
 def _explain(kind: type[Section], error: ValidationError, path: str) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = next(
+        (e for e in errors if e["type"] == "extra_forbidden"), errors[0]
+    )  # a typo is why another key is missing
     where = ".".join([path, *(str(step) for step in first["loc"])])
     if first["type"] == "extra_forbidden":
         return _unknown(where, _fields_at(kind, first["loc"][:-1]))
     if first["type"] == "missing":
-        about = _fields_at(kind, first["loc"][:-1])[str(first["loc"][-1])].description
-        return f"{where} is missing" + (f" ({about})" if about else "")
+        field = _fields_at(kind, first["loc"][:-1]).get(str(first["loc"][-1]))  # None: an item of a list
+        return f"{where} is missing" + (f" ({field.description})" if field and field.description else "")
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {_kind(first['input'])}"
 
 

@@ -177,6 +177,8 @@ def _run(
         checkpoint.prune(folder / "checkpoints", now.step, section.keep, ahead)
         ship(trainer, corpus, folder / "model")
 
+    if now.step:  # whoever saved this state may have been killed before it wrote the model
+        ship(trainer, corpus, folder / "model")
     last_saved = last_measured = now.step
     bits = None
     while now.step < section.steps and stop.signal is None:
