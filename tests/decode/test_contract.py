@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from exact import RandomConditionals
 
+from exact import RandomConditionals
 from unmask.base.canvas import Canvas
-from unmask.base.step import State
+from unmask.base.step import Edit, State
 from unmask.base.vocab import Traits
 from unmask.decode import policies, windows
 from unmask.decode.decoder import build
 from unmask.decode.loop import denoise
 from unmask.decode.presets import PRESETS
+from unmask.decode.propose import propose
 from unmask.decode.trace import Trace, record
 
 TRAITS = {
@@ -89,20 +90,15 @@ class TestEveryDecoder:
 
 def test_cached_blocks_equal_full_forwards():
     """The cache changes what is fed, never what comes out."""
-    for window, plain in (("block", "whole"), ("next", "next")):
-        model, fast, _, _ = write(window, "quota")
-        if window == "next":
-            continue
-        slow_model = RandomConditionals(SIZE, LENGTH, seed=2, traits=TRAITS["block"])
-        decoder = build("block x quota", traits=slow_model.traits, vocab=slow_model.vocab, temperature=0.7)
-        canvas = Canvas.of(ROWS, mask=SIZE, seeds=(7, 8, 9))
-        while not bool(canvas.done.all()):
-            plan = decoder.window(canvas, slow_model.traits, None)
-            from unmask.decode.propose import propose
-
-            canvas.apply(plan, decoder.policy(propose(slow_model, plan, decoder.sampling), plan))
-        assert torch.equal(canvas.tokens, fast.tokens)
-        assert model.fed < slow_model.fed
+    model, fast, _, _ = write("block", "quota")
+    slow_model = RandomConditionals(SIZE, LENGTH, seed=2, traits=TRAITS["block"])
+    decoder = build("block x quota", traits=slow_model.traits, vocab=slow_model.vocab, temperature=0.7)
+    canvas = Canvas.of(ROWS, mask=SIZE, seeds=(7, 8, 9))
+    while not bool(canvas.done.all()):
+        plan = decoder.window(canvas, slow_model.traits, None)
+        canvas.apply(plan, decoder.policy(propose(slow_model, plan, decoder.sampling), plan))
+    assert torch.equal(canvas.tokens, fast.tokens)
+    assert model.fed < slow_model.fed
 
 
 def test_a_commit_rides_in_the_next_blocks_first_forward():
@@ -134,8 +130,6 @@ def test_end_of_text_ends_a_row_once_all_before_it_is_written():
     canvas = Canvas(tokens, state, eos=4, stops=torch.tensor([True]))
     decoder = build("whole x quota", traits=model.traits, vocab=model.vocab)
     plan = decoder.window(canvas, model.traits, None)
-    from unmask.base.step import Edit
-
     edit = Edit.nothing(plan)
     where = torch.tensor([[False, True, False, False]])
     canvas.apply(plan, edit.accept(where, torch.full((1, 4), 4)))

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from exact import ExactDenoiser
 from torch import Tensor
 
+from exact import ExactDenoiser
 from unmask.base.canvas import Canvas
 from unmask.base.vocab import Traits
 from unmask.decode.decoder import build
@@ -13,7 +13,7 @@ from unmask.decode.loop import denoise
 ALL = Traits(sees="all")
 BLOCKS = Traits(sees="blocks", block=2)
 LEFT = Traits(sees="left", speaks="next")
-SIZE, LENGTH, ROWS = 3, 4, 6000
+SIZE, LENGTH, ROWS = 3, 4, 3000
 
 
 def draw(model: ExactDenoiser, name: str, *, given: int = 0, rows: int = ROWS, **options: object) -> Tensor:
@@ -45,10 +45,10 @@ EXACT = [
     ("whole x entropy_bound", ALL, {"bound": 0.0, "temperature": 1.0}, 0),
     ("block x quota", BLOCKS, {"rank": "random", "temperature": 1.0}, 1),
     ("block x quota", BLOCKS, {"rank": "entropy", "temperature": 1.0}, 0),
-    ("mdlm", ALL, {"steps": 256}, 0),
+    ("mdlm", ALL, {"steps": 128}, 0),
     ("bd3", BLOCKS, {"steps": 128}, 0),
-    ("remdm", ALL, {"steps": 256, "eta": 0.02}, 0),
-    ("remdm", ALL, {"steps": 256, "eta": 0.02, "remask": "rescale"}, 0),
+    ("remdm", ALL, {"steps": 128, "eta": 0.02}, 0),
+    ("remdm", ALL, {"steps": 128, "eta": 0.02, "remask": "rescale"}, 0),
 ]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy import recipe
 
-from unmask.base.errors import TrainingFailed
+from unmask.base.errors import BadCheckpoint, TrainingFailed
 from unmask.train import run
 from unmask.train.loop import Trainer
 
@@ -125,6 +125,14 @@ def test_a_spoilt_gradient_is_noticed_even_if_the_loss_is_fine(made):
     assert math.isfinite(learner.step()["loss"])
     assert learner.progress.skipped == 1
     assert all(torch.equal(before[name], weight) for name, weight in weights(learner.model).items())
+
+
+def test_the_state_of_another_network_is_refused(made):
+    learner = trainer(made)
+    state = learner.state()
+    state.tensors["model.norm.weight"] = torch.ones(3)
+    with pytest.raises(BadCheckpoint, match=r"another network: norm\.weight"):
+        learner.restore(state)
 
 
 def test_a_state_goes_round(made):

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from small_run import raw_recipe
-
 from unmask.train.recipe import Recipe
 
 FEW = {"steps": 6, "rows": 4, "log_every": 1, "save_every": 2, "evaluate_every": 3, "evaluate_rows": 4, "ema": 0.9}

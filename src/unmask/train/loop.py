@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from unmask.base.errors import TrainingFailed
+from unmask.base.errors import BadCheckpoint, TrainingFailed
 from unmask.data.rows import Loader, Rows
 from unmask.models.backbone import Transformer
 from unmask.objectives.loss import Objective
@@ -184,11 +184,17 @@ class Trainer:
         }
 
     def restore(self, state: State) -> None:
-        """Go on from a state."""
+        """Go on from a state; BadCheckpoint if it is that of another network."""
 
         def below(prefix: str) -> dict[str, torch.Tensor]:
             return {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}
 
+        mine = {name: p.shape for name, p in self.model.named_parameters()}
+        theirs = {name: tensor.shape for name, tensor in below("model.").items()}
+        if off := sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)):
+            raise BadCheckpoint(
+                f"the checkpoint is that of another network: {_some(off)} differ in shape or are missing"
+            )
         self.model.load_state_dict(below("model."))
         self.average.load_state_dict(below("average."))
         self.optimizers.restore(below("optimizer."))

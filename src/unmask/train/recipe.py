@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, create_model
 
 from unmask.base.errors import BadInput, BadRecipe
+from unmask.decode.options import OPTIONS
 from unmask.models.backbone import Shape
 from unmask.objectives import TABLE as OBJECTIVES
 
@@ -102,6 +103,18 @@ class TrainSection(Section):
     export: Literal["float32", "bfloat16"] = Field("float32", description="numbers of the model folder's weights")
 
 
+DecodingSection = create_model(
+    "DecodingSection",
+    __base__=Section,
+    __doc__="How the shipped model decodes where a call says nothing else; null leaves an option to the decoder.",
+    decoder=(str | None, Field(None, description="a preset, or window x policy + policy")),
+    **{  # type: ignore[call-overload]
+        name: (option.kind | None, Field(None, description=f"{option.help} ({option.values})"))
+        for name, option in OPTIONS.items()
+    },
+)
+
+
 class Recipe(Section):
     """All of a run. `model` has the keys of `Shape` but the vocabulary's, `objective` a name and that class's keys."""
 
@@ -112,6 +125,7 @@ class Recipe(Section):
     optimizer: OptimizerSection = Field(description="what turns gradients into steps")
     schedule: ScheduleSection = Field(description="the learning rate over the steps")
     train: TrainSection = Field(description="the run")
+    decoding: SerializeAsAny[Section] = Field(description="decoding defaults of the shipped model")
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Self:
@@ -133,6 +147,7 @@ class Recipe(Section):
             "optimizer": OptimizerSection,
             "schedule": ScheduleSection,
             "train": TrainSection,
+            "decoding": DecodingSection,
         }
         raw = {**raw, "model": _with_length(raw.get("model"), raw.get("data"))}
         checked: dict[str, Any] = {name: _check(kind, raw.get(name), name) for name, kind in kinds.items()}

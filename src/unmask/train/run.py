@@ -9,6 +9,8 @@ one before (`train.keep_before_decay`). To let a copy of an endless run cool dow
 """
 
 import hashlib
+import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +20,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from unmask.base.errors import BadCheckpoint
+from unmask.base.errors import BadCheckpoint, BadInput, BadRecipe, Unsupported
 from unmask.base.vocab import Traits
 from unmask.data.prepare import Corpus, prepare
 from unmask.data.rows import Loader
 from unmask.data.sources import Source
+from unmask.decode.decoder import build
 from unmask.models import load as folders
 from unmask.models.backbone import Transformer
 from unmask.text.tokenizer import Tokenizer
@@ -132,6 +135,8 @@ def cool(
     at = state.about["step"]
     settings = [f"train.steps={at + steps}", f"schedule.decay_start={at}"]
     chosen = recipes.load(source / "recipe.yaml", settings)
+    if not (folder / "data").exists():
+        shutil.copytree(source / "data", folder / "data")
     return train(chosen, folder, start=source / "checkpoints" / f"step-{at}", sample=sample, console=console)
 
 
@@ -166,7 +171,7 @@ def _run(
 
     def evaluate() -> float:
         held = trainer.evaluate(corpus.held_out)
-        bits, error = (x / bytes_per_token / _LN2 for x in (held.nats, held.stderr))
+        bits, error = (x / bytes_per_token / math.log(2) for x in (held.nats, held.stderr))
         row = {"held_out_bits_per_byte": bits, "stderr": error, "held_out_nats_per_token": held.nats}
         watch.evaluation({"step": now.step, **row, "tokens": now.tokens, "s": now.seconds})
         return bits
@@ -202,9 +207,6 @@ def _run(
     return evaluate() if bits is None or last_measured != now.step else bits
 
 
-_LN2 = 0.6931471805599453
-
-
 def ship(trainer: Trainer, corpus: Corpus, folder: Path) -> None:
     """The averaged weights and the tokenizer, in the layout that `unmask.load` opens."""
     model = trainer.average if trainer.recipe.train.ema else trainer.model
@@ -229,6 +231,11 @@ def _trainer(recipe: Recipe, corpus: Corpus) -> Trainer:
     traits = TRAITS[recipe.objective.model_dump()["name"]](objective)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Transformer(recipe.shape(vocab.size), vocab, traits, seed=recipe.train.seed).to(device)
+    model.defaults = {k: v for k, v in recipe.decoding.model_dump().items() if v is not None}
+    try:
+        build(None, traits=traits, vocab=vocab, defaults=model.defaults)
+    except (BadInput, Unsupported) as error:
+        raise BadRecipe(f"decoding: {error}") from error
     return Trainer(recipe, model, objective, Loader(corpus.train, recipe.train.rows, recipe.train.seed))
 
 
