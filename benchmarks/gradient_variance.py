@@ -73,6 +73,7 @@ def main() -> None:
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     lm = load(args.model, device="cpu", dtype="float32")
+    facts = described(args.model, lm)
     assert lm.tokenizer is not None
     rows, usable = pieces(args.data, lm.tokenizer, args.length)
     batch = batch_of(rows, usable, args.rows, args.seed)
@@ -108,7 +109,7 @@ def main() -> None:
         args.out,
         "Variance of the loss and of its gradient, by law of noise levels",
         {caption: found},
-        model=described(args.model, lm),
+        model=facts,
         bias="clipped draws mask probabilities between 0.3 and 0.8 only, so its mean loss is not the bound; iid and "
         "stratified draw from 1e-3 on, which is a bias of about a thousandth",
     )

@@ -36,8 +36,7 @@ from unmask.text.tokenizer import Tokenizer
 
 AROUND = 6
 """Lines of context on both sides, at least."""
-SHORTEST, LONGEST = 8, 60
-"""Characters of a line, stripped."""
+SHORTEST, LONGEST = 8, 60  # characters of a line, stripped
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def lines(texts: Sequence[str], tokenizer: Tokenizer, args: argparse.Namespace, 
 def fill(lm: LanguageModel, case: Case, lengths: Sequence[int], *, right: bool, decoder: dict[str, Any]) -> tuple:
     """Candidates, one a length, and forwards."""
     behind = case.behind if right else []
-    vocab, model = lm.model.vocab, lm.model
+    vocab = lm.model.vocab
     rows = [
         (case.before + [0] * n + behind, [False] * len(case.before) + [True] * n + [False] * len(behind))
         for n in lengths
@@ -123,20 +122,16 @@ def fill(lm: LanguageModel, case: Case, lengths: Sequence[int], *, right: bool, 
     assert vocab.mask is not None
     canvas = Canvas.of(rows, mask=vocab.mask)
     forbidden = tuple(i for i in (vocab.bos, vocab.pad, vocab.eos) if i is not None)
-    made = build(**decoder, traits=model.traits, vocab=vocab, internal={"forbidden": forbidden})
-    found, first = [Candidate([]) for _ in lengths], True
-    for turn in denoise(model, canvas, made):
+    made = build(**decoder, traits=lm.model.traits, vocab=vocab, internal={"forbidden": forbidden})
+    found = [Candidate([]) for _ in lengths]
+    for number, turn in enumerate(denoise(lm.model, canvas, made)):
         written = turn.offer.is_open & (turn.edit.state == State.DONE)
-        for row, nats in zip(
-            turn.plan.rows.tolist(), (turn.offer.log_prob.where(written, 0)).sum(1).tolist(), strict=True
-        ):
+        sums = turn.offer.log_prob.where(written, 0).sum(1).tolist()
+        for row, nats in zip(turn.plan.rows.tolist(), sums, strict=True):
             found[row].total += nats
-        if first:
-            asked = turn.offer.is_open
-            means = turn.offer.log_prob.where(asked, 0).sum(1) / asked.sum(1).clamp(min=1)
-            for row, nats in zip(turn.plan.rows.tolist(), means.tolist(), strict=True):
-                found[row].first = nats
-            first = False
+        if number == 0:  # every row takes part, and all of its gap is open
+            for row, nats in enumerate(turn.offer.log_prob.where(turn.offer.is_open, 0).sum(1).tolist()):
+                found[row].first = nats / lengths[row]
     at = len(case.before)
     for row, n in enumerate(lengths):
         found[row].ids = canvas.tokens[row, at : at + n].tolist()
@@ -200,6 +195,7 @@ def main() -> None:
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     lm, twin = (load(name, device="cpu", dtype="float32") for name in (args.model, args.twin))
+    facts = described(args.model, lm), described(args.twin, twin)
     tokenizer, decoder = lm.tokenizer, {"name": args.decoder, "temperature": 0.0}
     assert tokenizer is not None
     positions = args.positions or min(lm.model.max_length, twin.model.max_length) - args.range[1]
@@ -210,8 +206,7 @@ def main() -> None:
 
     def note(name: str, text: str, truth: str, tokens: int, forwards: int) -> None:
         scores.setdefault(name, []).append(close(text, truth))
-        before = spent.get(name, (0, 0))
-        spent[name] = before[0] + tokens, before[1] + forwards
+        spent[name] = spent.get(name, (0, 0))[0] + tokens, spent.get(name, (0, 0))[1] + forwards
 
     lengths = [n for (n,) in candidates([tuple(args.range)], args.tries)]
     picked: dict[str, list[tuple[float, float]]] = {}
@@ -236,16 +231,15 @@ def main() -> None:
             note(name, text, case.text, len(ids), forwards)
         if number % 20 == 0:
             print(f"{number} of {len(cases)} lines", flush=True)
-    order = sorted(scores, key=[*(f"DLM, {w}" for w in ways), f"AR twin, {ways[3]}"].index)
-    speed = {name: round(tokens / max(1, forwards), 3) for name, (tokens, forwards) in spent.items()}
-    rows = [{**summary(name, scores[name]), "tokens/forward": speed[name]} for name in order]
+    per_forward = {name: {"tokens/forward": round(n / forwards, 3)} for name, (n, forwards) in spent.items()}
+    rows = [{**summary(name, found), **per_forward[name]} for name, found in scores.items()]
     chosen = [{**summary(name, found), **better(found, picked[OURS])} for name, found in picked.items()]
     report(
         args.out,
         "Infilling held-out lines of code",
         {"Lines:": rows, f"Ways to pick among the lengths {', '.join(map(str, lengths))}:": chosen},
-        model=described(args.model, lm),
-        twin=described(args.twin, twin),
+        model=facts[0],
+        twin=facts[1],
         lines=f"{len(cases)}, mean {sum(len(c.line) for c in cases) / len(cases):.1f} tokens; canvases of {positions}",
         decoder=f"{args.decoder}, temperature 0",
     )

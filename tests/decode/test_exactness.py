@@ -47,8 +47,8 @@ EXACT = [
     ("block x quota", BLOCKS, {"rank": "entropy", "temperature": 1.0}, 0),
     ("mdlm", ALL, {"steps": 128}, 0),
     ("bd3", BLOCKS, {"steps": 128}, 0),
-    ("remdm", ALL, {"steps": 128, "eta": 0.02}, 0),
-    ("remdm", ALL, {"steps": 128, "eta": 0.02, "remask": "rescale"}, 0),
+    ("remdm", ALL, {"steps": 256, "eta": 0.02}, 0),
+    ("remdm", ALL, {"steps": 256, "eta": 0.02, "remask": "rescale"}, 0),
 ]
 
 

@@ -108,7 +108,7 @@ def cut(path, size):
 
 
 def rewrite(folder, change):
-    tensors = load_file(folder / WEIGHTS)
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS).items()}  # not mapped
     change(tensors)
     save_file(tensors, folder / WEIGHTS)
 

@@ -85,6 +85,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         yield fresh
         with fresh.open("rb+") as file:
             os.fsync(file.fileno())
+        fresh.chmod(0o644)  # the safetensors library lets nobody else read what it writes
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
