@@ -46,12 +46,13 @@ class TestShippedRecipes:
         assert not Path(chosen.data.sources[0].path).exists()
         assert chosen.shape(chosen.tokenizer.size).max_length >= chosen.data.length
 
-    def test_the_twins_differ_in_their_objective_alone(self):
+    def test_the_twins_differ_in_objective_and_decoding_alone(self):
         masked, ar = (
             load(path).model_dump() for path in sorted(RECIPES, reverse=True) if path.stem in ("tiny", "tiny-ar")
         )
         assert masked.pop("objective")["name"] == "masked"
         assert ar.pop("objective")["name"] == "ar"
+        assert masked.pop("decoding")["decoder"] != ar.pop("decoding")["decoder"]
         assert masked == ar
 
     def test_there_are_some(self):
