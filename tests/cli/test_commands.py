@@ -103,7 +103,7 @@ def test_demo(unmask, as_json):
     jobs = as_json("demo")
     assert all(job["held"] for job in jobs)
     assert {job["model"] for job in jobs} == {"tiny", "tiny-ar (left context only)"}
-    assert "tokens/forward" in unmask("demo").stdout
+    assert "per forward" in unmask("demo").stdout
 
 
 @pytest.mark.parametrize(

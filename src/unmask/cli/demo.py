@@ -71,7 +71,7 @@ def run(as_json: given.Json = False, live: given.Live = True) -> None:
     console = Console()
     lm = load("tiny")
     twin = load("tiny-ar") if "tiny-ar" in bundled() else None
-    table = Table("what", "model", "tokens", "forwards", "tokens/forward", "seconds", title="what it took")
+    table = Table("what", "model", "tokens", "forwards", "per forward", "seconds", title="what it took")
     facts = []
     for job in JOBS:
         with view.watching(console, show=view.watched(as_json=as_json, live=live)) as watch:
