@@ -104,3 +104,18 @@ def test_nothing_to_mask_is_no_error():
     level = levels(units.size, TIMES["exact-k"], SCHEDULES["log-linear"], torch.empty(0).double())
     assert not bool(absorb(units, level, torch.rand(2, 3)).any())
     assert torch.equal(units.spread(level.weight), torch.zeros(2, 3).double())
+
+
+@pytest.mark.parametrize("name", ["log-linear", "linear", "cosine", "geometric"])
+def test_the_share_of_masks_is_the_probability(name):
+    """400,000 units of one position: a share of masks that is off by 1% is found."""
+    rows, length = 400, 1000
+    place = torch.arange(length).expand(rows, length)
+    units = Units.of(torch.zeros_like(place), place, torch.ones_like(place, dtype=torch.bool), block=1)
+    numbers = torch.full((rows * length,), 0.6, dtype=torch.float64)
+    noise = levels(units.size, TIMES["iid"], SCHEDULES[name], numbers)
+    coins = seeds.uniform(seeds.key(3, "test", torch.arange(rows)[:, None], torch.arange(length)))
+    share, wanted = absorb(units, noise, coins).double().mean(), noise.probability.mean()
+    error = float((wanted * (1 - wanted) / (rows * length)).sqrt())
+    assert abs(float(share - wanted)) < 4 * error
+    assert 4 * error < 0.01 * float(wanted)
