@@ -8,7 +8,7 @@ import torch
 from toy import recipe
 
 from unmask.base.errors import BadCheckpoint, TrainingFailed
-from unmask.train import run
+from unmask.train import precision, run
 from unmask.train.loop import Trainer
 
 
@@ -57,6 +57,25 @@ def test_bfloat16_products_leave_float32_weights_and_about_the_same_loss(made):
     assert one.step()["loss"] == pytest.approx(other.step()["loss"], rel=0.02)
     assert {p.dtype for p in other.model.parameters()} == {torch.float32}
     assert {p.dtype for p in other.average.parameters()} == {torch.float32}
+
+
+def test_even_rows_give_the_same_logits_and_gradients(made):
+    model = trainer(made).model
+    features = torch.randn(5, model.shape.width)
+    expected = model.head(features)
+    expected.square().sum().backward()
+    gradient = model.embed_tokens.weight.grad.clone()
+    model.zero_grad()
+    seen = []
+    even = precision.EvenRows(model, rows=8)
+    whole = model.head
+    model.head = lambda x: seen.append(len(x)) or whole(x)
+    found = even.head(features)
+    found.square().sum().backward()
+    assert seen == [8]
+    assert even.traits is model.traits
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(model.embed_tokens.weight.grad, gradient)
 
 
 def test_the_average_follows_by_its_formula(made):

@@ -120,11 +120,13 @@ class Trainer:
         noised = self.objective.corrupt(batch, self.model.vocab, train.seed, now.step)
         counted, total = noised.tokens, 0.0
         self.model.train()
+        even = self.dtype == torch.bfloat16 and self.model.device.type == "cpu"
+        model: Any = precision.EvenRows(self.model) if even else self.model
         rows = len(batch.tokens) // train.accumulate
         for at in range(0, len(batch.tokens), rows):
             part = noised.part(at, at + rows).to(self.model.device)
             with precision.products(self.dtype, self.model.device):
-                loss = self.objective(self.model, part, counted)
+                loss = self.objective(model, part, counted)
             if loss.total.requires_grad:  # a part may ask nothing
                 loss.total.backward()
             total += float(loss.total.detach())

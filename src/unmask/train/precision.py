@@ -1,8 +1,13 @@
 """Which numbers matrix products are computed in. Weights, averages and optimiser state are float32 whatever it says."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unmask.base.denoiser import Denoiser
 
 _UNITS = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -24,3 +29,22 @@ def of(wanted: str, device: torch.device) -> torch.dtype:
 def products(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
     """Within it, matrix products are computed in `dtype`."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+class EvenRows:
+    """A `Denoiser` whose output map only ever sees multiples of so many rows; the rest is zeros, and cut off again.
+
+    A masked objective asks for another number of rows each step. On a CPU, bfloat16 products keep a kernel and its
+    buffers for every shape they meet: without this, memory grows by gigabytes over a few thousand steps.
+    """
+
+    def __init__(self, model: Denoiser, rows: int = 256) -> None:
+        self._model, self._rows = model, rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits (N, V) of features (N, D)."""
+        count = len(features)
+        return self._model.head(F.pad(features, (0, 0, 0, -count % self._rows)))[:count]
