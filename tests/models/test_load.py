@@ -138,7 +138,7 @@ BROKEN = {
     "absurd width": (lambda f: edit(f, hidden_size=10**12, intermediate_size=10**12), "config.json"),
     "absurd depth": (lambda f: edit(f, num_hidden_layers=10**12), "10{12} layers, but there are"),
     "heads": (lambda f: edit(f, num_attention_heads=3), "must divide"),
-    "norm": (lambda f: edit(f, norm="batch"), "norm must be 'rms' or 'layer', got 'batch'"),
+    "norm": (lambda f: edit(f, norm="batch"), "norm must be 'rms' or 'layer' or 'layer_no_bias', got 'batch'"),
     "theta": (lambda f: edit(f, rope_theta=float("nan")), "rope_theta"),
     "mask outside": (lambda f: edit(f, mask_token_id=29), "mask_token_id must be an id below 29"),
     "mask of text": (lambda f: edit(f, mask_token_id="<mask>"), "mask_token_id must be int or NoneType"),
@@ -198,6 +198,6 @@ def test_unknown_families_and_places(folder, tmp_path):
     with pytest.raises(BadInput, match="a file stands there"):
         save(build(), folder / CONFIG)
     edit(folder, model_type="mamba")
-    with pytest.raises(Unsupported, match=r"no family for model_type 'mamba'; known: .*unmask"):
+    with pytest.raises(Unsupported, match=r"no family for model_type 'mamba'; nearest: llama.*; known: .*unmask"):
         load(folder, "cpu")
     assert issubclass(Unsupported, UnmaskError)

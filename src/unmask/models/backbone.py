@@ -19,8 +19,9 @@ from unmask.base.vocab import Traits, Vocab
 from unmask.nn.attention import BACKENDS, Look, Sight
 from unmask.nn.cache import KVCache, Visit
 from unmask.nn.mlp import ACTIVATIONS, MLPS
+from unmask.nn.moe import Experts, MixtureMLP
 from unmask.nn.norm import NORMS, RMSNorm
-from unmask.nn.rotary import rotate, turns
+from unmask.nn.rotary import Scaling, rotate, turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +36,12 @@ class Shape:
         head_dim: numbers per head (0: width / heads).
         hidden: inner width of the MLP.
         max_length: positions that one row may have.
-        norm, norm_eps: "rms" or "layer", and its epsilon.
+        norm, norm_eps: "rms", "layer" or "layer_no_bias", and its epsilon.
         mlp: "gated" or "plain"; activation: "silu", "gelu" or "gelu_tanh".
+        position: "rotary", or "learned" (an embedding that is added to that of the tokens).
         rope_theta, rotary_dim: base of the wavelengths, and how many numbers of a head are rotated (0: all).
+        rope_scaling: how the wavelengths are stretched for rows longer than those of the first training.
+        experts: a mixture of experts in the place of the MLP.
         qk_norm: RMS norm of each query and key head, before the rotation.
         qkv_bias, output_bias, mlp_bias, head_bias: which linear maps have a bias.
         tied: whether the embedding is also the output map.
@@ -52,12 +56,15 @@ class Shape:
     max_length: int
     kv_heads: int = 0
     head_dim: int = 0
-    norm: Literal["rms", "layer"] = "rms"
+    norm: Literal["rms", "layer", "layer_no_bias"] = "rms"
     norm_eps: float = 1e-5
     mlp: Literal["gated", "plain"] = "gated"
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    position: Literal["rotary", "learned"] = "rotary"
     rope_theta: float = 10000.0
     rotary_dim: int = 0
+    rope_scaling: Scaling | None = None
+    experts: Experts | None = None
     qk_norm: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
@@ -95,8 +102,7 @@ class Scene:
     """What all layers of one forward share."""
 
     look: Look
-    cos: Tensor
-    sin: Tensor
+    turns: tuple[Tensor, Tensor] | None
     visit: Visit | None
 
 
@@ -122,7 +128,8 @@ class Attention(nn.Module):
         )
         if self.shape.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, scene.cos, scene.sin), rotate(k, scene.cos, scene.sin)
+        if scene.turns is not None:
+            q, k = rotate(q, *scene.turns), rotate(k, *scene.turns)
         if scene.visit is not None:
             k, v = scene.visit.swap(self.layer, k, v)
         return self.o_proj(scene.look(q, k, v).flatten(-2))
@@ -136,7 +143,10 @@ class Layer(nn.Module):
         self.input_layernorm = NORMS[shape.norm](shape.width, shape.norm_eps)
         self.self_attn = Attention(shape, layer)
         self.post_attention_layernorm = NORMS[shape.norm](shape.width, shape.norm_eps)
-        self.mlp = MLPS[shape.mlp](shape.width, shape.hidden, shape.activation, bias=shape.mlp_bias)
+        if shape.experts is not None and layer >= shape.experts.dense:
+            self.mlp: nn.Module = MixtureMLP(shape.width, shape.experts, shape.activation)
+        else:
+            self.mlp = MLPS[shape.mlp](shape.width, shape.hidden, shape.activation, bias=shape.mlp_bias)
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
         """(R, W, D) to (R, W, D)."""
@@ -154,6 +164,7 @@ class Transformer(nn.Module):
 
     Attributes:
         defaults: decoding defaults that came with a checkpoint, or {}.
+        origin: how it lay in the files that it came from, for whoever saves it; None for a fresh one.
     """
 
     def __init__(self, shape: Shape, vocab: Vocab, traits: Traits, *, attention: str = "sdpa", seed: int = 0) -> None:
@@ -167,8 +178,11 @@ class Transformer(nn.Module):
         self.shape, self.vocab, self.traits, self.attention = shape, vocab, traits, attention
         self.max_length = shape.max_length
         self.defaults: dict[str, Any] = {}
+        self.origin: Any = None
         with torch.random.fork_rng(devices=[]):  # torch's own first weights are thrown away, and so are their draws
             self.embed_tokens = nn.Embedding(shape.vocab_size, shape.width)
+            if shape.position == "learned":
+                self.embed_positions = nn.Embedding(shape.max_length, shape.width)
             self.layers = nn.ModuleList(Layer(shape, i) for i in range(shape.depth))
             self.norm = NORMS[shape.norm](shape.width, shape.norm_eps)
             if not shape.tied:
@@ -188,8 +202,8 @@ class Transformer(nn.Module):
             if weight.dim() == 1:
                 weight.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                 continue
-            std = 0.02 if name.startswith("embed_tokens") else weight.shape[1] ** -0.5
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
+            std = 0.02 if name.startswith("embed_") else weight.shape[-1] ** -0.5
+            if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
                 std /= (2 * self.shape.depth) ** 0.5
             draw = torch.Generator().manual_seed(int(seeds.key(seed, "init", zlib.crc32(name.encode()))))
             weight.copy_(torch.empty(weight.shape).normal_(0, std, generator=draw))
@@ -251,11 +265,14 @@ class Transformer(nn.Module):
         )
 
     def _read(self, tokens: Tensor, positions: Tensor, sight: Sight, visit: Visit | None) -> Tensor:
-        cos, sin = turns(positions, self.shape.rotary_dim, self.shape.rope_theta)
-        scene = Scene(look=BACKENDS[self.attention](sight), cos=cos, sin=sin, visit=visit)
-        x = self.embed_tokens(tokens)
-        if self.shape.embedding_scale != 1.0:
-            x = x * self.shape.embedding_scale
+        shape, x, turn = self.shape, self.embed_tokens(tokens), None
+        if shape.embedding_scale != 1.0:
+            x = x * shape.embedding_scale
+        if shape.position == "learned":
+            x = x + self.embed_positions(positions.clamp(min=0))
+        else:
+            turn = turns(positions, shape.rotary_dim, shape.rope_theta, shape.rope_scaling)
+        scene = Scene(look=BACKENDS[self.attention](sight), turns=turn, visit=visit)
         for layer in self.layers:
             x = layer(x, scene)
         return self.norm(x)

@@ -1,29 +1,26 @@
-"""Folders in Hugging Face layout (config.json, *.safetensors) to models and back.
+"""Published folders to models and back, tensor by tensor: peak memory is about one copy of the weights.
 
-Whatever is wrong with a folder is one `BadCheckpoint` with one clear line, before memory is taken where that can be
-known. Nothing here runs code from a checkpoint or opens a pickle. It does not know tokenizers.
+Whatever is wrong with a folder is one clear line, before memory is taken where that can be known. Nothing here runs
+code from a checkpoint or opens a pickle. It does not know tokenizers.
 """
 
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from unmask.base.errors import BadCheckpoint, BadInput, UnknownName, Unsupported
+from unmask.models import files
 from unmask.models.backbone import Transformer
-from unmask.models.families import FAMILIES
-from unmask.models.family import Family
+from unmask.models.families import FAMILIES, recognise
+from unmask.models.family import Config, Family, Origin
+from unmask.models.files import CONFIG, INDEX, WEIGHTS, Stored
+from unmask.models.weights import Piece, check, expected, pieces, stored
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+__all__ = ["CONFIG", "INDEX", "WEIGHTS", "assemble", "load", "save"]
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
 
 
@@ -39,56 +36,94 @@ def load(
     Raises:
         BadCheckpoint: missing, torn or contradictory. Unsupported: a family, weight format or device we don't have.
     """
-    folder, place = Path(folder), _device(device)
-    wanted = _dtype(dtype)
-    if not folder.is_dir():
-        raise BadCheckpoint(f"no folder {folder}; expected one with {CONFIG} and {WEIGHTS}")
-    config = _object(folder / CONFIG)
-    stored = _stored(folder)
-    family = _family(config, stored)
-    model = _build(family, config, len(stored))
-    _agree(folder, family, model, stored)
-    for name, _ in list(model.named_parameters()):
-        key = family.stored(name)
-        value = _tensor(stored[key], key, place)
+    folder = Path(folder)
+    place, wanted = _device(device), _dtype(dtype)
+    return assemble(files.config(folder), files.tensors(folder), place, wanted, where=str(folder))
+
+
+def assemble(
+    config: Config, found: dict[str, Stored], device: torch.device, dtype: torch.dtype | None, *, where: str
+) -> Transformer:
+    """A model from its config and its stored tensors, wherever these lie."""
+    family = recognise(config, found)
+    model = _build(family, config, len(found))
+    shapes = {name: value.shape for name, value in model.named_parameters()}
+    layout = pieces(family.names(config, found), model.shape, shapes)
+    wanted = expected(layout)
+    inert = {key for key in found if key not in wanted and any(re.fullmatch(p, key) for p in family.inert)}
+    check(layout, {key: s.shape for key, s in found.items() if key not in inert}, where)
+    for name, piece in layout.items():
         owner, _, leaf = name.rpartition(".")
-        value = value.to(wanted or _usual(value.dtype, place), copy=True)
+        value = _parameter(piece, found, shapes[name], device, dtype)
         setattr(model.get_submodule(owner), leaf, nn.Parameter(value))
+    model.origin = Origin(
+        family=family.name,
+        config=config,
+        pieces=layout,
+        dtypes={key: found[key].dtype for key in found},
+        inert={key: found[key].read((), torch.device("cpu")).clone() for key in inert},
+    )
     return model.eval()
 
 
 def save(model: Transformer, folder: str | os.PathLike[str], dtype: str | torch.dtype | None = None) -> None:
-    """Write model.safetensors and config.json, each under a temporary name first; dtype None keeps the model's."""
-    folder, wanted = Path(folder), _dtype(dtype)
-    family = FAMILIES["unmask"]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise BadInput(f"{folder} can't be a folder: a file stands there") from error
+    """Write a model's folder: in the layout and under the names that it was loaded from, or in our own.
+
+    Args:
+        model: what to save.
+        folder: where; model.safetensors and config.json take their places once they are whole.
+        dtype: of floating-point numbers; None is what each tensor was stored in, or is, if it came from no file.
+    """
+    wanted, origin = _dtype(dtype), model.origin
+    own = dict(model.named_parameters())
+    if origin is None:
+        family = FAMILIES["unmask"]
+        layout = pieces(family.names({}, ()), model.shape, {name: value.shape for name, value in own.items()})
+        origin = Origin(family=family.name, config={}, pieces=layout, dtypes={}, inert={})
     tensors = {
-        family.stored(name): value.detach().to(device="cpu", dtype=wanted).contiguous()
-        for name, value in model.named_parameters()
+        key: value.to(device="cpu", dtype=wanted or origin.dtypes.get(key)) for key, value in stored(origin.pieces, own)
     }
+    files.write(Path(folder), _config(model, origin, tensors), tensors | dict(origin.inert))
+
+
+def _config(model: Transformer, origin: Origin, tensors: Mapping[str, Tensor]) -> Config:
     kinds = {str(value.dtype).removeprefix("torch.") for value in tensors.values()}
-    config = family.config(model) | {"dtype": kinds.pop() if len(kinds) == 1 else "float32"}
-    with _replacing(folder / WEIGHTS) as path:
-        save_file(tensors, path, metadata={"format": "pt"})
-    with _replacing(folder / CONFIG) as path:
-        path.write_text(json.dumps(config, indent=2) + "\n")
+    dtype = kinds.pop() if len(kinds) == 1 else "float32"
+    fresh = FAMILIES[origin.family].config
+    if fresh is not None:
+        return fresh(model) | {"dtype": dtype}
+    key = "dtype" if "dtype" in origin.config else "torch_dtype"
+    return {**origin.config, **({key: dtype} if key in origin.config else {})}
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place once it is written and on the disk."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _build(family: Family, config: Config, num_tensors: int) -> Transformer:
+    """The model without its weights; it takes no memory for sizes that the file can't hold."""
+    described = family.describe(config)
+    if described.shape.depth > num_tensors:
+        raise BadCheckpoint(f"{CONFIG} says {described.shape.depth} layers, but there are {num_tensors} tensors")
     try:
-        yield fresh
-        with fresh.open("rb+") as file:
-            os.fsync(file.fileno())
-        fresh.chmod(0o644)  # the safetensors library lets nobody else read what it writes
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+        with torch.device("meta"):
+            model = Transformer(described.shape, described.vocab, described.traits)
+    except (BadInput, RuntimeError) as error:
+        raise BadCheckpoint(f"{CONFIG}: {error}") from error
+    model.defaults = described.defaults
+    return model
+
+
+def _parameter(
+    piece: Piece, found: dict[str, Stored], shape: torch.Size, device: torch.device, wanted: torch.dtype | None
+) -> Tensor:
+    """One of our parameters, where it stays and in the dtype that it stays in."""
+    dtype = found[piece.keys[0]].dtype
+    for key in piece.keys:
+        if not found[key].dtype.is_floating_point:
+            raise BadCheckpoint(f"tensor {key} must hold floating-point numbers, got {found[key].dtype}")
+    value = torch.empty(shape, dtype=wanted or _usual(dtype, device), device=device)
+    rooms = value if len(piece.keys) > 1 or len(shape) > len(piece.shape) else value[None]
+    for key, room in zip(piece.keys, rooms, strict=True):
+        part = found[key].read(piece.cut, device)
+        room.copy_(part.t() if piece.turned else part)
+    return value
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -111,111 +146,5 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return dtype
 
 
-def _usual(stored: torch.dtype, device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "cpu" and stored in (torch.bfloat16, torch.float16) else stored
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadCheckpoint(f"{path} is missing") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{path} can't be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadCheckpoint(f"{path} must hold one JSON object, got {type(value).__name__}")
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Where a tensor is, and its shape."""
-
-    path: Path
-    shape: list[int]
-
-
-def _stored(folder: Path) -> dict[str, Stored]:
-    """Every stored tensor by name."""
-    stored: dict[str, Stored] = {}
-    for path in _files(folder):
-        if not path.is_file():
-            raise BadCheckpoint(f"{path} is missing")
-        try:
-            with safe_open(path, framework="pt") as file:
-                found = {name: Stored(path, file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise BadCheckpoint(f"{path} is torn or no safetensors file: {error}") from error
-        if twice := sorted(set(stored) & set(found)):
-            raise BadCheckpoint(f"{path} repeats {_some(twice)}")
-        stored |= found
-    return stored
-
-
-def _files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).exists():
-        shards = _object(folder / INDEX).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(x, str) and Path(x).name == x for x in shards.values()):
-            raise BadCheckpoint(f"{folder / INDEX} must have a weight_map from tensors to files of this folder")
-        return [folder / name for name in sorted(set(shards.values()))]
-    if pickles := sorted(path.name for pattern in PICKLES for path in folder.glob(pattern)):
-        raise Unsupported(
-            f"{folder} has only pickled weights ({pickles[0]}), which can run code when opened; "
-            "convert them to safetensors where you trust them"
-        )
-    raise BadCheckpoint(f"{folder} has no {WEIGHTS}")
-
-
-def _family(config: dict[str, Any], stored: dict[str, Stored]) -> Family:
-    for family in FAMILIES.values():
-        if family.recognise(config, stored):
-            return family
-    raise Unsupported(f"no family for model_type {config.get('model_type')!r}; known: {', '.join(sorted(FAMILIES))}")
-
-
-def _build(family: Family, config: dict[str, Any], num_tensors: int) -> Transformer:
-    """The model without its weights; it takes no memory for sizes that the file can't hold."""
-    described = family.describe(config)
-    if described.shape.depth > num_tensors:
-        raise BadCheckpoint(f"{CONFIG} says {described.shape.depth} layers, but there are {num_tensors} tensors")
-    try:
-        with torch.device("meta"):
-            model = Transformer(described.shape, described.vocab, described.traits)
-    except (BadInput, RuntimeError) as error:
-        raise BadCheckpoint(f"{CONFIG}: {error}") from error
-    model.defaults = described.defaults
-    return model
-
-
-def _agree(folder: Path, family: Family, model: Transformer, stored: dict[str, Stored]) -> None:
-    """Every tensor is there, none is left over, all have the right shape."""
-    wanted = {family.stored(name): list(value.shape) for name, value in model.named_parameters()}
-    problems = []
-    if missing := sorted(set(wanted) - set(stored)):
-        problems.append(f"missing {_some(missing)}")
-    if unexpected := sorted(set(stored) - set(wanted)):
-        problems.append(f"unexpected {_some(unexpected)}")
-    for name in sorted(set(wanted) & set(stored)):
-        if stored[name].shape != wanted[name]:
-            problems.append(f"{name} has shape {stored[name].shape}, expected {wanted[name]}")
-    if problems:
-        raise BadCheckpoint(f"the weights in {folder} don't fit its {CONFIG}: {'; '.join(problems[:4])}")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _tensor(stored: Stored, name: str, device: torch.device) -> torch.Tensor:
-    """A tensor that lies in the mapped file. The file is opened anew each time: what is mapped counts as memory."""
-    try:
-        with safe_open(stored.path, framework="pt", device=str(device)) as file:
-            value: torch.Tensor = file.get_tensor(name)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise BadCheckpoint(f"tensor {name} can't be read: {error}") from error
-    if not value.is_floating_point():
-        raise BadCheckpoint(f"tensor {name} must hold floating-point numbers, got {value.dtype}")
-    return value
+def _usual(kept: torch.dtype, device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "cpu" and kept in (torch.bfloat16, torch.float16) else kept

@@ -4,6 +4,7 @@ It knows nothing of the layer that it stands in.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -26,4 +27,8 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
-NORMS: dict[str, Callable[[int, float], nn.Module]] = {"rms": RMSNorm, "layer": nn.LayerNorm}
+NORMS: dict[str, Callable[[int, float], nn.Module]] = {
+    "rms": RMSNorm,
+    "layer": nn.LayerNorm,
+    "layer_no_bias": partial(nn.LayerNorm, bias=False),
+}

@@ -5,23 +5,97 @@ It takes positions as they come: packed rows restart them, rows with a cache con
 Source: Su et al. 2021, RoFormer, arXiv:2104.09864, eq. 34; the half-split order of pairs is that of GPT-NeoX.
 """
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 
-def turns(positions: Tensor, size: int, theta: float) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """How the wavelengths of a short training are stretched for longer rows.
+
+    Args:
+        kind: "linear" divides all frequencies; "llama3" divides the slow ones, with a ramp between; "yarn" the same,
+            with its ramp over dimensions, and warmer attention.
+        factor: by how much.
+        original: positions of the first training ("llama3", "yarn").
+        low, high: full turns over `original` below which a frequency is divided, and above which it is left alone.
+        warmth: what cosines and sines are multiplied by ("yarn"); None is 0.1 ln(factor) + 1.
+
+    Source: linear: Chen et al. 2023, arXiv:2306.15595. llama3: Llama 3.1, Grattafiori et al. 2024, arXiv:2407.21783.
+    yarn: Peng et al. 2023, arXiv:2309.00071, sec. 3.2 to 3.4.
+    """
+
+    kind: Literal["linear", "llama3", "yarn"]
+    factor: float
+    original: int = 0
+    low: float = 1.0
+    high: float = 4.0
+    warmth: float | None = None
+
+    @property
+    def temperature(self) -> float:
+        """What cosines and sines are multiplied by."""
+        if self.kind != "yarn":
+            return 1.0
+        return self.warmth if self.warmth is not None else 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
+
+
+def _linear(scaling: Scaling, powers: Tensor, theta: float) -> Tensor:
+    return theta**-powers / scaling.factor
+
+
+def _llama3(scaling: Scaling, powers: Tensor, theta: float) -> Tensor:
+    frequencies = theta**-powers
+    turns = scaling.original * frequencies / (2 * math.pi)
+    kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
+    return (1 - kept) * frequencies / scaling.factor + kept * frequencies
+
+
+def _yarn(scaling: Scaling, powers: Tensor, theta: float) -> Tensor:
+    size, frequencies = 2 * len(powers), theta**-powers
+
+    def dimension(turns: float) -> float:
+        """The pair that turns this often over the original length."""
+        return size * math.log(scaling.original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    first = max(math.floor(dimension(scaling.high)), 0)
+    last = min(math.ceil(dimension(scaling.low)), size - 1)
+    pairs = torch.arange(len(powers), dtype=torch.float32, device=powers.device)
+    divided = ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
+    return divided * frequencies / scaling.factor + (1 - divided) * frequencies
+
+
+SCALINGS: dict[str, Callable[[Scaling, Tensor, float], Tensor]] = {
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}
+"""(scaling, exponents of theta (size / 2,), theta) to radians a position (size / 2,)."""
+
+
+def turns(positions: Tensor, size: int, theta: float, scaling: Scaling | None = None) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotation at each position.
 
     Args:
         positions: (R, W) int64; negative ones (fillers) are turned like position 0.
         size: how many numbers of a head are rotated; even.
         theta: the base of the wavelengths.
+        scaling: for rows longer than those of the first training.
     Returns:
         Two float32 tensors (R, W, 1, size / 2), with room for the heads.
     """
     powers = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size
-    angles = positions.clamp(min=0)[..., None, None].float() / theta**powers
-    return angles.cos(), angles.sin()
+    places = positions.clamp(min=0)[..., None, None].float()
+    if scaling is None:
+        angles = places / theta**powers
+        return angles.cos(), angles.sin()
+    angles = places * SCALINGS[scaling.kind](scaling, powers, theta)
+    return angles.cos() * scaling.temperature, angles.sin() * scaling.temperature
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
