@@ -1,7 +1,7 @@
 """Strings to ids and back.
 
-Our own tokenizers are byte-level BPE, so every string survives the round trip. Foreign `tokenizer.json` files are read
-too; the caller then says which of their ids are the mask, the ends and the padding.
+Our own tokenizers are byte-level BPE, so every string survives the round trip. Those of published folders are read too;
+the caller then says which of their ids are the mask, the ends and the padding.
 
 User text never becomes a special id: a literal "<|mask|>" is nine characters of text. It does not know models,
 canvases or chat.
@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import chain, pairwise, takewhile
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,12 +23,11 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from unmask.base.errors import BadCheckpoint, BadInput, Unsupported
 from unmask.base.vocab import Vocab
+from unmask.text.published import FILE, read, read_spec
 
 MASK, EOS, BOS, PAD = "<|mask|>", "<|eos|>", "<|bos|>", "<|pad|>"
 SPECIALS = {"mask": MASK, "eos": EOS, "bos": BOS, "pad": PAD}
 """The special tokens of our own tokenizers, in the order of their ids."""
-
-FILE = "tokenizer.json"
 
 # Context-free cuts, so that a text cut at a line border or before a space has the same tokens as the pieces:
 # a run of spaces or tabs is one piece (indentation), a single space belongs to the word behind it, line ends stand
@@ -59,11 +59,20 @@ def _byte_of_letter() -> dict[str, int]:
 _BYTES = _byte_of_letter()
 
 
+@dataclass(frozen=True, slots=True)
+class Special:
+    """A special token: its id, and whether it swallows the white space to its left or right."""
+
+    id: int
+    lstrip: bool = False
+    rstrip: bool = False
+
+
 class Tokenizer:
     """A vocabulary and the way to write with it.
 
     Attributes:
-        vocab: size and special ids.
+        vocab: size and special ids; without a padding id that is an ordinary piece of text.
     """
 
     def __init__(self, spec: dict[str, Any], vocab: Vocab | None = None) -> None:
@@ -82,13 +91,19 @@ class Tokenizer:
         self._inner.encode_special_tokens = True
         size = self._inner.get_vocab_size(with_added_tokens=True)
         if vocab is None:
-            ids = {role: self._inner.token_to_id(name) for role, name in SPECIALS.items()}
+            ids: dict[str, Any] = {role: self._inner.token_to_id(name) for role, name in SPECIALS.items()}
             vocab = Vocab(size=size, **ids)
+        self._added = self._inner.get_added_tokens_decoder()
+        for token in self._spec.get("added_tokens") or []:
+            if token["id"] not in self._added or self._added[token["id"]].content != token["content"]:
+                raise BadCheckpoint(f"the added token {token['content']!r} can't have the id {token['id']}")
+        if vocab.pad is not None and vocab.pad not in self._added and self._inner.id_to_token(vocab.pad) is not None:
+            vocab = replace(vocab, pad=None)  # files that name no padding often say 0, which may be any piece
         self.vocab = vocab
-        added = self._inner.get_added_tokens_decoder()
-        own = {vocab.mask, vocab.eos, vocab.bos, vocab.pad} - {None}
-        self._special = own | {i for i, token in added.items() if token.special}
-        self._added = {i: token.content for i, token in added.items()}
+        self._special = vocab.specials | {i for i, token in self._added.items() if token.special}
+        kind = self._spec["model"]
+        unknown = {kind.get("unk_id"), self._inner.token_to_id(str(kind.get("unk_token")))}
+        self._never = self._special - (unknown - vocab.specials)
 
     @classmethod
     def train(cls, texts: Iterable[str], size: int) -> Self:
@@ -133,30 +148,21 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path, vocab: Vocab | None = None) -> Self:
-        """Read a folder that holds `tokenizer.json`, or that file itself.
+        """Read the tokenizer of a folder, or a `tokenizer.json`.
 
         Args:
             path: the folder or file.
             vocab: the special ids of a foreign tokenizer; ours are known by name.
         Raises:
-            BadCheckpoint: the file is missing, is not a tokenizer, or `vocab` does not fit it.
+            BadCheckpoint: a file is missing, is not a tokenizer, or `vocab` does not fit it.
+            Unsupported: a published folder that can't be read without its own code.
         """
         path = Path(path)
-        file = path / FILE if path.is_dir() else path
-        try:
-            spec = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise BadCheckpoint(f"no tokenizer at {file}; give a folder with {FILE}, or that file") from error
-        except (OSError, ValueError) as error:
-            raise BadCheckpoint(f"{file} can't be read as JSON ({error}); copy it again from where it came") from error
-        if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
-            raise BadCheckpoint(
-                f"{file} is JSON but no tokenizer (it has no 'model'); copy it again from where it came"
-            )
+        spec = read(path) if path.is_dir() else read_spec(path)
         try:
             return cls(spec, vocab)
         except BadCheckpoint as error:
-            raise BadCheckpoint(f"{file}: {error}") from error.__cause__
+            raise BadCheckpoint(f"{path}: {error}") from error.__cause__
 
     def save(self, folder: str | Path) -> Path:
         """Write `tokenizer.json` into a folder, whole or not at all; returns its path."""
@@ -173,7 +179,8 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """Tells this tokenizer from every other one (hex)."""
-        content = json.dumps([self._spec, asdict(self.vocab)], sort_keys=True)
+        told = {key: value for key, value in asdict(self.vocab).items() if key != "stops" or value}
+        content = json.dumps([self._spec, told], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
@@ -181,16 +188,49 @@ class Tokenizer:
         """Whether every string survives the round trip because tokens are spelled in bytes."""
         return "ByteLevel" in _types(self._spec.get("decoder"))
 
+    @cached_property
+    def start(self) -> tuple[int, ...]:
+        """Ids that stand before every text: our begin of text, or what a foreign post-processor puts there.
+
+        A model's begin of text does not tell: many name one that was never in front of their texts.
+        """
+        if self.vocab.bos is not None and self._inner.token_to_id(BOS) == self.vocab.bos:
+            return (self.vocab.bos,)
+        found = self._inner.encode("a")
+        return tuple(i for i, _ in takewhile(lambda x: x[1], zip(found.ids, found.special_tokens_mask, strict=True)))
+
+    @cached_property
+    def specials(self) -> dict[str, Special]:
+        """What special tokens look like in a template's text."""
+        found: dict[str, Special] = {}
+        for i in sorted(self._special):
+            added, name = self._added.get(i), self._inner.id_to_token(i)
+            if name:
+                found[name] = Special(i, added.lstrip, added.rstrip) if added else Special(i)
+        return found
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What templates call the special tokens, `bos_token` and the like, and what these look like."""
+        ids = {f"{role}_token": getattr(self.vocab, role) for role in SPECIALS}
+        found = {name: None if i is None else self._inner.id_to_token(i) for name, i in ids.items()}
+        return {name: text for name, text in found.items() if text}
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, none of them special.
 
         Raises:
-            BadInput: the text holds half of a surrogate pair, which no encoding can carry.
+            BadInput: the text holds half of a surrogate pair, which no encoding can carry, or a letter that is nothing
+                but a special token.
+            BadCheckpoint: the tokenizer writes ids that the model does not have.
         """
         return self.encode_many([text])[0]
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of several texts; the same as one by one, on all cores."""
+    def encode_many(self, texts: Sequence[str], *, inside: bool = False) -> list[list[int]]:
+        """Ids of several texts; the same as one by one, on all cores.
+
+        With `inside` they stand behind something: a tokenizer that marks the first word of a text does not do so.
+        """
         for text in texts:
             try:
                 text.encode()
@@ -199,7 +239,38 @@ class Tokenizer:
                     f"the text holds a lone surrogate at code point {error.start} ({text[error.start]!r}), "
                     "which is no character; remove it or decode the input with errors='replace'"
                 ) from error
-        return [e.ids for e in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+        inner = self._inside if inside else self._inner
+        found = [e.ids for e in inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+        for at, ids in enumerate(found):
+            if not self._never.isdisjoint(ids):
+                found[at] = self._without_specials(texts[at], inside=inside)
+            if ids and max(ids) >= self.vocab.size:
+                raise BadCheckpoint(
+                    f"the tokenizer writes id {max(ids)} and the model has {self.vocab.size}; is it another model's?"
+                )
+        return found
+
+    def _without_specials(self, text: str, *, inside: bool) -> list[int]:
+        """Ids of a text that the tokenizer by itself spells with specials: each is cut behind its first letter."""
+        found = (self._inside if inside else self._inner).encode(text, add_special_tokens=False)
+        cuts = [at + 1 for i, (at, _) in zip(found.ids, found.offsets, strict=True) if i in self._never]
+        pieces = [text[a:b] for a, b in pairwise(sorted({0, *cuts, len(text)}))]
+        if len(pieces) == 1:
+            raise BadInput(f"the tokenizer has {text!r} only as a special token; take it out of the text")
+        first, *rest = pieces
+        return [*self.encode_many([first], inside=inside)[0], *chain.from_iterable(self.encode_many(rest, inside=True))]
+
+    @cached_property
+    def _inside(self) -> tokenizers.Tokenizer:
+        """The same pieces for texts that stand behind something."""
+        content = json.dumps(self._spec)
+        if '"prepend_scheme": "first"' not in content:
+            return self._inner
+        inner = tokenizers.Tokenizer.from_str(content.replace('"prepend_scheme": "first"', '"prepend_scheme": "never"'))
+        inner.no_padding()
+        inner.no_truncation()
+        inner.encode_special_tokens = True
+        return inner
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids: specials are dropped, bytes that are no UTF-8 become U+FFFD.
@@ -207,7 +278,7 @@ class Tokenizer:
         Raises:
             BadInput: an id outside the vocabulary.
         """
-        if self.byte_level:
+        if self._in_bytes:
             return self.decode_bytes(ids).decode(errors="replace")
         self._check(ids)
         return self._inner.decode([i for i in ids if i not in self._special])
@@ -231,7 +302,7 @@ class Tokenizer:
             Unsupported: a foreign tokenizer whose tokens are not spelled in bytes.
         """
         spell = _letters if self.byte_level else _sentencepiece
-        if not self.byte_level and not self._byte_fallback:
+        if not self._in_bytes:
             kind = self._spec["model"].get("type")
             raise Unsupported(
                 f"the bytes of a {kind} token are not defined outside its sentence; use a byte-level BPE tokenizer, or "
@@ -241,12 +312,13 @@ class Tokenizer:
         for token, i in self._inner.get_vocab(with_added_tokens=True).items():
             if i in self._special or i >= len(spelled):
                 continue
-            spelled[i] = self._added[i].encode() if i in self._added else spell(token)
+            spelled[i] = self._added[i].content.encode() if i in self._added else spell(token)
         return spelled
 
     @property
-    def _byte_fallback(self) -> bool:
-        return bool(self._spec["model"].get("byte_fallback"))
+    def _in_bytes(self) -> bool:
+        """Whether tokens stand for the same bytes wherever they are, so that a text may be cut and joined anywhere."""
+        return self.byte_level or bool(self._spec["model"].get("byte_fallback"))
 
     def _check(self, ids: Sequence[int]) -> None:
         if ids and (min(ids) < 0 or max(ids) >= self.vocab.size):
@@ -260,8 +332,8 @@ def _with_specials(spec: dict[str, Any], vocab: Vocab | None) -> dict[str, Any]:
     """The content with the caller's special ids marked special, so that text can't yield them."""
     if vocab is None:
         return spec
-    own = {vocab.mask, vocab.eos, vocab.bos, vocab.pad} - {None}
-    beyond = [i for i in own if i is not None and not 0 <= i < vocab.size]
+    own = vocab.specials
+    beyond = [i for i in own if not 0 <= i < vocab.size]
     if beyond:
         raise BadCheckpoint(f"special ids {sorted(beyond)} are outside the vocabulary of {vocab.size}")
     added = [t | {"special": True} if t["id"] in own else t for t in spec.get("added_tokens") or []]

@@ -1,0 +1,205 @@
+"""Conversations to tokens: through the template that a model was published with, or as plain turns.
+
+A special token that the template writes becomes its id; the same characters in a message stay text, so that nobody can
+end a turn, open one, or place a mask by writing its name. `unmask.text.sandbox`, where templates run, marks what came
+from messages. It does not know models.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from unmask.base.errors import BadCheckpoint, BadInput
+from unmask.text import sandbox
+from unmask.text.layout import Fixed
+from unmask.text.published import SETTINGS, read_object, special_names
+from unmask.text.tokenizer import Tokenizer
+
+Message = Mapping[str, str]
+Conversation = Sequence[Message]
+
+FILE = "chat_template.jinja"
+ROLES = ("system", "user", "assistant", "tool")
+LONGEST = 1 << 20
+"""Characters that a template may have."""
+
+
+class Plain:
+    """The form of a chat with a model that has no template: named turns, one below the other.
+
+    Attributes:
+        stops: strings that end an answer, as the model writes the next turn itself if nothing stops it.
+    """
+
+    stops = ("\n\nUser:", "\nUser:", "\n\nSystem:", "\nSystem:")
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def read(self, chats: Sequence[Conversation]) -> list[Fixed]:
+        """Conversations up to where the answer begins, as ids and as text."""
+        turns = [[f"{m['role'].capitalize()}:\n{m['content'].strip()}\n\n" for m in chat] for chat in chats]
+        texts = ["".join(turn) + "Assistant:\n" for turn in turns]
+        start = self._tokenizer.start
+        return [
+            Fixed(ids=(*start, *ids), text=text, raw=True)
+            for text, ids in zip(texts, self._tokenizer.encode_many(texts), strict=True)
+        ]
+
+
+class ChatTemplate:
+    """The template of a published model.
+
+    Attributes:
+        stops: see `Plain`; a published template ends turns by tokens.
+    """
+
+    stops: tuple[str, ...] = ()
+
+    def __init__(self, source: str, tokenizer: Tokenizer, names: Mapping[str, Any] | None = None) -> None:
+        """From a Jinja template.
+
+        Args:
+            source: the template.
+            tokenizer: whose special tokens it writes.
+            names: what the template calls them, `bos_token` and the like.
+        """
+        self._source, self._tokenizer, self._names = source, tokenizer, dict(names or {})
+        self._specials = tokenizer.specials
+        by_length = sorted(self._specials, key=len, reverse=True)  # of two that start alike, the longer one
+        self._find = re.compile("|".join(map(re.escape, by_length)) or r"(?!)")
+
+    @classmethod
+    def load(cls, folder: str | Path, tokenizer: Tokenizer) -> Self | None:
+        """The template of a published folder: `chat_template.jinja`, or in its tokenizer_config.json; None without one.
+
+        Raises:
+            BadCheckpoint: a template that is torn, too long, or one of several of which none is called "default".
+        """
+        folder = Path(folder)
+        given: str | None
+        try:
+            given = (folder / FILE).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            given = _of_settings(folder / SETTINGS)
+        except (OSError, ValueError) as error:
+            raise BadCheckpoint(f"{folder / FILE} can't be read ({error}); copy it again from where it came") from error
+        if given is None:
+            return None
+        if len(given) > LONGEST:
+            raise BadCheckpoint(f"{folder}: the chat template has {len(given)} characters; the most is {LONGEST}")
+        return cls(given, tokenizer, {**tokenizer.names, **special_names(folder)})
+
+    def read(self, chats: Sequence[Conversation]) -> list[Fixed]:
+        """Conversations up to where the answer begins, as ids and as text.
+
+        Raises:
+            BadInput: the template refuses a conversation. BadCheckpoint: it can't be rendered, or not within bounds.
+        """
+        found = self._render(chats, ask=True)
+        return [
+            Fixed(ids=tuple(self._ids(self._parts(text, found.letters))), text=text.translate(found.letters), raw=True)
+            for text in found.texts
+        ]
+
+    def end_of_turn(self) -> int | None:
+        """The special token that the template writes behind an answer; None where there is none, or it can't render."""
+        answer = chr(sandbox.STAND_INS[-1]) * 3
+        try:
+            chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+            found = self._render([chat], ask=False)
+        except (BadInput, BadCheckpoint):
+            return None
+        parts = self._parts(found.texts[0], found.letters)
+        place = next((i for i, part in enumerate(parts) if isinstance(part, str) and answer in part), None)
+        if place is None or str(parts[place]).rpartition(answer)[2].strip() or place + 1 == len(parts):
+            return None
+        end = parts[place + 1]
+        return end if isinstance(end, int) else None
+
+    def _render(self, chats: Sequence[Conversation], *, ask: bool) -> sandbox.Rendered:
+        try:
+            return sandbox.render(self._source, chats, names=self._names, specials=self._specials, ask=ask)
+        except sandbox.Refused as error:
+            raise BadInput(f"the chat template refuses this conversation: {error}") from error
+        except sandbox.Failed as error:
+            raise BadCheckpoint(f"the chat template can't be rendered: {error}; chat without it, or mend it") from error
+
+    def _parts(self, text: str, letters: dict[int, str]) -> list[str | int]:
+        """Text and special ids, in turn."""
+        parts: list[str | int] = []
+        at, swallow = 0, False
+        for found in [*self._find.finditer(text), None]:
+            piece = text[at : found.start() if found else len(text)]
+            piece = piece.lstrip() if swallow else piece
+            special = self._specials[found[0]] if found else None
+            piece = piece.rstrip() if special and special.lstrip else piece
+            parts += [piece.translate(letters)] if piece else []
+            if found and special:
+                parts.append(special.id)
+                at, swallow = found.end(), special.rstrip
+        return parts
+
+    def _ids(self, parts: Sequence[str | int]) -> list[int]:
+        texts = [part for part in parts if isinstance(part, str)]
+        head = len(texts) - sum(isinstance(part, str) for part in parts[1:])  # a text that nothing stands before
+        spelled = iter(
+            [*self._tokenizer.encode_many(texts[:head]), *self._tokenizer.encode_many(texts[head:], inside=True)]
+        )
+        return [i for part in parts for i in (next(spelled) if isinstance(part, str) else [part])]
+
+
+def conversations(prompt: Any) -> tuple[list[list[dict[str, str]]], bool]:
+    """Conversations from a text, messages, or a list of either, and whether it was such a list.
+
+    Raises:
+        BadInput: anything else, or a conversation that does not end with something to answer.
+    """
+    if isinstance(prompt, str | Mapping) or not isinstance(prompt, Iterable):
+        return [_conversation(prompt)], False
+    items = list(prompt)
+    if not items or isinstance(items[0], Mapping):
+        return [_conversation(items)], False
+    return [_conversation(item) for item in items], True
+
+
+def _conversation(prompt: Any) -> list[dict[str, str]]:
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise BadInput("the prompt is empty; give some text")
+        return [{"role": "user", "content": prompt}]
+    if isinstance(prompt, Mapping) or not isinstance(prompt, Iterable):
+        raise BadInput(f"a chat is a text or a list of messages with role and content, not {_short(prompt)}")
+    messages = list(prompt)
+    for message in messages:
+        if not isinstance(message, Mapping) or {*message} != {"role", "content"}:
+            raise BadInput(f"a message has a role and a content and nothing else, got {_short(message)}")
+        if message["role"] not in ROLES:
+            raise BadInput(f"a role is one of {', '.join(ROLES)}, not {_short(message['role'])}")
+        if not isinstance(message["content"], str):
+            raise BadInput(f"the content of a message is a text, not {_short(message['content'])}")
+    if not messages or messages[-1]["role"] not in ("user", "tool"):
+        raise BadInput("a conversation ends with a message of the user, which is then answered")
+    return [dict(message) for message in messages]
+
+
+def _of_settings(file: Path) -> str | None:
+    """The template in a tokenizer_config.json: a string, or several with names."""
+    given = read_object(file).get("chat_template")
+    if given is None or isinstance(given, str):
+        return given
+    named: dict[str, str] = {}
+    for item in given if isinstance(given, list) else [given]:
+        name, source = (item.get("name"), item.get("template")) if isinstance(item, Mapping) else (None, None)
+        if not isinstance(name, str) or not isinstance(source, str):
+            raise BadCheckpoint(f"{file}: chat_template is a string or a list of names and templates")
+        named[name] = source
+    if len(named) > 1 and "default" not in named:
+        raise BadCheckpoint(f"{file}: of the chat templates {', '.join(named)} none is called default")
+    return named.get("default", next(iter(named.values()), None))
+
+
+def _short(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= 60 else f"{said[:57]}..."
