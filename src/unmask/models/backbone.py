@@ -1,8 +1,10 @@
 """One pre-norm transformer for every family whose mathematics is a choice among the switches of `Shape`.
 
-It satisfies `unmask.base.denoiser.Denoiser` and runs under any `Attend`. It knows nothing of noise, decoding or files.
+It satisfies `unmask.base.denoiser.Denoiser` and runs under any `Attend`. Of noise it knows how much of it a network is
+told about, and nothing of decoding or files.
 """
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,12 +18,17 @@ from unmask.base.attend import Attend
 from unmask.base.denoiser import Cache
 from unmask.base.errors import BadInput, TooLong, UnknownName, Unsupported
 from unmask.base.vocab import Traits, Vocab
+from unmask.nn.adaln import Condition, Modulation, modulate
 from unmask.nn.attention import BACKENDS, Look, Sight
 from unmask.nn.cache import KVCache, Visit
 from unmask.nn.mlp import ACTIVATIONS, MLPS
 from unmask.nn.moe import Experts, MixtureMLP
 from unmask.nn.norm import NORMS, RMSNorm
 from unmask.nn.rotary import Scaling, rotate, turns
+from unmask.noise import clock
+
+SIGMAS = ("none", "zero", "used")
+"""What a network makes of total noise; see `Shape`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +53,10 @@ class Shape:
         qkv_bias, output_bias, mlp_bias, head_bias: which linear maps have a bias.
         tied: whether the embedding is also the output map.
         embedding_scale: what embeddings are multiplied by.
+        sigma: "none" the network is not defined over total noise; "zero" it is, but reads 0 whatever it is given (MDLM,
+            BD3-LM); "used".
+        condition: width of what every layer is told of sigma (adaLN); 0 is nothing.
+        scale_by_sigma: whether log(e^sigma - 1) + log(vocab_size - 1) is taken off the logits (SEDD).
     """
 
     vocab_size: int
@@ -72,6 +83,9 @@ class Shape:
     head_bias: bool = False
     tied: bool = True
     embedding_scale: float = 1.0
+    sigma: Literal["none", "zero", "used"] = "none"
+    condition: int = 0
+    scale_by_sigma: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "width", "depth", "heads", "hidden", "max_length"):
@@ -92,9 +106,16 @@ class Shape:
             ("norm", NORMS, self.norm),
             ("mlp", MLPS, self.mlp),
             ("activation", ACTIVATIONS, self.activation),
+            ("use of sigma", SIGMAS, self.sigma),
         ):
             if name not in table:
                 raise UnknownName(kind, name, table)
+        if self.condition < 0 or (self.condition > 0 and self.sigma == "none"):
+            raise BadInput(f"a condition is made of sigma, got {self.condition} numbers and sigma {self.sigma!r}")
+        if self.sigma == "used" and not self.condition:
+            raise BadInput("sigma can only be 'used' by a network with a condition")
+        if self.scale_by_sigma and self.sigma != "used":
+            raise BadInput(f"scale_by_sigma needs sigma 'used', got {self.sigma!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +125,7 @@ class Scene:
     look: Look
     turns: tuple[Tensor, Tensor] | None
     visit: Visit | None
+    condition: Tensor | None
 
 
 class Attention(nn.Module):
@@ -147,11 +169,17 @@ class Layer(nn.Module):
             self.mlp: nn.Module = MixtureMLP(shape.width, shape.experts, shape.activation)
         else:
             self.mlp = MLPS[shape.mlp](shape.width, shape.hidden, shape.activation, bias=shape.mlp_bias)
+        if shape.condition:
+            self.modulation = Modulation(shape.condition, shape.width, 6)
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
         """(R, W, D) to (R, W, D)."""
-        x = x + self.self_attn(self.input_layernorm(x), scene)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        if scene.condition is None:
+            x = x + self.self_attn(self.input_layernorm(x), scene)
+            return x + self.mlp(self.post_attention_layernorm(x))
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(scene.condition)
+        x = x + gate * self.self_attn(modulate(self.input_layernorm(x), shift, scale), scene)
+        return x + mlp_gate * self.mlp(modulate(self.post_attention_layernorm(x), mlp_shift, mlp_scale))
 
 
 class Transformer(nn.Module):
@@ -171,8 +199,13 @@ class Transformer(nn.Module):
         super().__init__()
         if attention not in BACKENDS:
             raise UnknownName("attention backend", attention, BACKENDS)
-        if traits.clock:
+        if traits.clock and shape.sigma != "used":
             raise Unsupported("this transformer takes no time, but its traits say clock")
+        if shape.sigma == "used" and not (traits.clock and traits.sigmas):
+            raise BadInput("a transformer that reads sigma needs traits with a clock and the sigmas of its schedule")
+        _ = clock.schedule(traits)
+        if traits.carries or traits.sees == "context-then-canvas":
+            raise Unsupported("this transformer neither tells a canvas from its context nor carries what it said of it")
         if vocab.size > shape.vocab_size:
             raise BadInput(f"the vocabulary has {vocab.size} ids, the embedding only {shape.vocab_size} rows")
         self.shape, self.vocab, self.traits, self.attention = shape, vocab, traits, attention
@@ -185,6 +218,9 @@ class Transformer(nn.Module):
                 self.embed_positions = nn.Embedding(shape.max_length, shape.width)
             self.layers = nn.ModuleList(Layer(shape, i) for i in range(shape.depth))
             self.norm = NORMS[shape.norm](shape.width, shape.norm_eps)
+            if shape.condition:
+                self.embed_sigma = Condition(shape.condition)
+                self.modulation = Modulation(shape.condition, shape.width, 2)
             if not shape.tied:
                 self.lm_head = nn.Linear(shape.width, shape.vocab_size, bias=False)
         if shape.head_bias:
@@ -196,13 +232,16 @@ class Transformer(nn.Module):
     def initialise(self, seed: int) -> None:
         """Fresh weights, the same for a seed on every device: each tensor draws from a generator of its own.
 
-        Source: 1 / sqrt(2 depth) for what is added to the residual stream: GPT-2, Radford et al. 2019, sec. 2.3.
+        Source: 1 / sqrt(2 depth) for what is added to the residual stream: GPT-2, Radford et al. 2019, sec. 2.3; no
+        modulation at first: Peebles, Xie 2022, DiT, arXiv:2212.09748, sec. 3.2.
         """
         for name, weight in self.named_parameters():
             if weight.dim() == 1:
                 weight.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                 continue
             std = 0.02 if name.startswith("embed_") else weight.shape[-1] ** -0.5
+            if name.endswith("modulation.weight"):
+                std = 0.0
             if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
                 std /= (2 * self.shape.depth) ** 0.5
             draw = torch.Generator().manual_seed(int(seeds.key(seed, "init", zlib.crc32(name.encode()))))
@@ -230,28 +269,64 @@ class Transformer(nn.Module):
         rows: Tensor | None = None,
         keep: Tensor | None = None,
     ) -> Tensor:
-        """Features (R, W, D) of every position fed, after the last norm; see `Denoiser.read`. It has no clock."""
+        """Features (R, W, D) of every position fed, after the last norm; see `Denoiser.read`.
+
+        Under `scale_by_sigma` a last number is added to them: what the head takes off.
+
+        Raises:
+            BadInput: a network with a clock, and no time.
+            Unsupported: a cache for such a network: its keys and values change with the time.
+        """
+        sigma = None if t is None or not self.traits.clock else clock.sigma(self.traits, t)
         if cache is None:
-            return self._read(tokens, positions, self._sight(positions, attend), None)
+            return self._read(tokens, positions, self._sight(positions, attend), None, sigma)
         assert isinstance(cache, KVCache)
+        if self.traits.clock:
+            raise Unsupported("this network takes a time, so no keys and values are final; use the window 'whole'")
         with torch.no_grad(), cache.visit(positions, rows, keep) as visit:
             sight = Sight(attend=attend, queries=positions.clamp(min=0), size=visit.size, there=visit.there)
-            return self._read(tokens, positions, sight, visit)
+            return self._read(tokens, positions, sight, visit, sigma)
 
     def head(self, features: Tensor) -> Tensor:
-        """Logits (..., V) of features (..., D)."""
+        """Logits (..., V) of features (..., D); of networks that say ratios, log ratios to the token that was fed."""
         weight = self.embed_tokens.weight if self.shape.tied else self.lm_head.weight
-        return F.linear(features, weight, self.head_bias if self.shape.head_bias else None)
+        bias = self.head_bias if self.shape.head_bias else None
+        if not self.shape.scale_by_sigma:
+            return F.linear(features, weight, bias)
+        return F.linear(features[..., :-1], weight, bias) - features[..., -1:]
 
     def forward(
         self, tokens: Tensor, *, positions: Tensor | None = None, attend: Attend | None = None, t: Tensor | None = None
     ) -> Tensor:
-        """Logits (B, L, V) of whole rows, under the model's own rule if none is given; TooLong beyond `max_length`."""
-        self._fits(tokens.shape[1])
+        """Logits (B, L, V) of whole rows, under the model's own rule if none is given; TooLong beyond `max_length`.
+
+        Networks that say ratios give the log score, which is 0 at the token that was fed.
+        """
+        positions, attend = self._rows(tokens, positions, attend)
+        return self._said(self.read(tokens, positions=positions, attend=attend, t=t), tokens)
+
+    def at(
+        self, sigma: Tensor, tokens: Tensor, *, positions: Tensor | None = None, attend: Attend | None = None
+    ) -> Tensor:
+        """As `forward`, but at total noise sigma (B,) in the place of a time.
+
+        Raises:
+            Unsupported: a network that is not defined over it.
+        """
+        if self.shape.sigma == "none":
+            raise Unsupported("this network is not defined over a noise level; leave sigma out")
+        positions, attend = self._rows(tokens, positions, attend)
+        return self._said(self._read(tokens, positions, self._sight(positions, attend), None, sigma), tokens)
+
+    def _rows(self, tokens: Tensor, positions: Tensor | None, attend: Attend | None) -> tuple[Tensor, Attend]:
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        attend = Attend.native(self.traits) if attend is None else attend
-        return self.head(self.read(tokens, positions=positions, attend=attend, t=t))
+        self._fits(int(positions.max()) + 1 if positions.numel() else 0)
+        return positions, Attend.native(self.traits) if attend is None else attend
+
+    def _said(self, features: Tensor, tokens: Tensor) -> Tensor:
+        logits = self.head(features)
+        return logits.scatter(-1, tokens[..., None], 0.0) if self.traits.says == "score" else logits
 
     def _sight(self, positions: Tensor, attend: Attend) -> Sight:
         slots = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
@@ -264,7 +339,20 @@ class Transformer(nn.Module):
             aligned=True,
         )
 
-    def _read(self, tokens: Tensor, positions: Tensor, sight: Sight, visit: Visit | None) -> Tensor:
+    def _condition(self, sigma: Tensor | None, rows: int) -> Tensor | None:
+        """What layers are told of total noise (R,), which only some networks are given."""
+        if self.shape.sigma == "used" and sigma is None:
+            raise BadInput("this network reads a noise level and was given none; give sigma (B,), its total noise")
+        if not self.shape.condition:
+            return None
+        if sigma is None or self.shape.sigma == "zero":
+            sigma = torch.zeros(rows, device=self.device)
+        condition: Tensor = self.embed_sigma(sigma)
+        return condition
+
+    def _read(
+        self, tokens: Tensor, positions: Tensor, sight: Sight, visit: Visit | None, sigma: Tensor | None
+    ) -> Tensor:
         shape, x, turn = self.shape, self.embed_tokens(tokens), None
         if shape.embedding_scale != 1.0:
             x = x * shape.embedding_scale
@@ -272,10 +360,18 @@ class Transformer(nn.Module):
             x = x + self.embed_positions(positions.clamp(min=0))
         else:
             turn = turns(positions, shape.rotary_dim, shape.rope_theta, shape.rope_scaling)
-        scene = Scene(look=BACKENDS[self.attention](sight), turns=turn, visit=visit)
+        condition = self._condition(sigma, len(tokens))
+        scene = Scene(look=BACKENDS[self.attention](sight), turns=turn, visit=visit, condition=condition)
         for layer in self.layers:
             x = layer(x, scene)
-        return self.norm(x)
+        x = self.norm(x)
+        if condition is not None:
+            x = modulate(x, *self.modulation(condition))
+        if shape.scale_by_sigma:
+            assert sigma is not None
+            offset = sigma.double().expm1().log() + math.log(shape.vocab_size - 1)
+            x = torch.cat([x, offset.to(x.dtype)[:, None, None].expand(*x.shape[:2], 1)], dim=-1)
+        return x
 
     def _fits(self, length: int) -> None:
         if length > self.max_length:
