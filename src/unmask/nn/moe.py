@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.base.errors import BadInput
+from unmask.base.errors import BadInput, UnknownName
 from unmask.nn.mlp import ACTIVATIONS, GatedMLP
 
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {"softmax": partial(torch.softmax, dim=-1), "sigmoid": torch.sigmoid}
@@ -55,6 +55,10 @@ class Experts:
     def __post_init__(self) -> None:
         if not 0 < self.chosen <= self.num or self.hidden < 1:
             raise BadInput(f"of {self.num} experts of width {self.hidden}, {self.chosen} can't be chosen")
+        if self.shared < 0 or self.dense < 0:
+            raise BadInput(f"a shared expert of width {self.shared} and {self.dense} dense layers can't be")
+        if self.score not in SCORES:
+            raise UnknownName("score of experts", self.score, SCORES)
         if self.groups < 1 or self.num % self.groups or not 0 < self.chosen_groups <= self.groups:
             raise BadInput(f"{self.num} experts can't come in {self.groups} groups, {self.chosen_groups} chosen")
         if self.chosen > self.num // self.groups * self.chosen_groups:
@@ -76,7 +80,8 @@ class Router(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, D) to the chosen experts and their weights, (N, chosen) each; computed in float32 at least."""
         e, kind = self.experts, torch.promote_types(x.dtype, torch.float32)
-        scores = SCORES[e.score](F.linear(x.to(kind), self.weight.to(kind)))
+        with torch.autocast(x.device.type, enabled=False):  # near ties must not be settled by rounding
+            scores = SCORES[e.score](F.linear(x.to(kind), self.weight.to(kind)))
         ranked = scores + self.expert_bias.to(kind) if e.bias else scores
         if e.groups > 1:
             grouped = ranked.unflatten(-1, (e.groups, -1))
@@ -115,11 +120,13 @@ class MixtureMLP(nn.Module):
         """(..., width) to (..., width)."""
         flat = x.reshape(-1, x.shape[-1])
         chosen, weights = self.gate(flat)
-        out = torch.zeros_like(flat)
-        for expert in chosen.unique().tolist():
-            rows, place = (chosen == expert).nonzero(as_tuple=True)
-            out = out.index_add(0, rows, self._expert(expert, flat[rows]) * weights[rows, place, None].to(x.dtype))
-        out = out.view_as(x)
+        asked = chosen.flatten()
+        order = asked.argsort(stable=True)  # all that goes to one expert side by side
+        sizes = asked.bincount(minlength=len(self.experts.gate_proj)).tolist()
+        parts = flat[order // chosen.shape[1]].split(sizes)
+        made = torch.cat([flat[:0], *(self._expert(i, part) for i, part in enumerate(parts) if len(part))])
+        made = made[order.argsort()].unflatten(0, chosen.shape)  # back: each sum runs in the order of the choice
+        out = (made.to(weights.dtype) * weights[..., None]).sum(1).to(x.dtype).view_as(x)
         return out + self.shared_experts(x) if self.shared else out
 
     def _expert(self, index: int, x: Tensor) -> Tensor:

@@ -7,7 +7,27 @@ import difflib
 from collections.abc import Collection
 
 from unmask.base.errors import Unsupported
-from unmask.models.families import dream, gpt2, llada, llama, qwen, sdar, unmask
+from unmask.models.families import (
+    bd3lm,
+    diffugpt,
+    dream,
+    fast_dllm,
+    gpt2,
+    llada,
+    llada2_moe,
+    llada_moe,
+    llama,
+    mdlm,
+    nemotron,
+    qwen,
+    qwen3_moe,
+    radd,
+    sdar,
+    sdar_moe,
+    sedd,
+    unmask,
+    wedlm,
+)
 from unmask.models.family import Config, Family
 
 FAMILIES: dict[str, Family] = {
@@ -15,12 +35,24 @@ FAMILIES: dict[str, Family] = {
     for family in (
         unmask.FAMILY,
         llada.FAMILY,
+        llada_moe.FAMILY,
+        llada2_moe.FAMILY,
         dream.FAMILY,
         sdar.FAMILY,
+        sdar_moe.FAMILY,
+        fast_dllm.FAMILY,
+        diffugpt.FAMILY,
+        nemotron.FAMILY,
+        wedlm.FAMILY,
+        mdlm.FAMILY,
+        bd3lm.FAMILY,
+        sedd.FAMILY,
+        radd.FAMILY,
         gpt2.FAMILY,
         llama.FAMILY,
         qwen.QWEN2,
         qwen.QWEN3,
+        qwen3_moe.FAMILY,
     )
 }
 
@@ -37,7 +69,9 @@ def recognise(config: Config, keys: Collection[str]) -> Family:
     for family in FAMILIES.values():
         if family.recognise(config, keys):
             return family
-    kind = str(config.get("model_type") or (config.get("architectures") or ["nothing"])[0])
+    architectures = config.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else "nothing"
+    kind = str(config.get("model_type") or named)
     near = difflib.get_close_matches(kind.lower(), FAMILIES, n=3, cutoff=0.4)
     hint = f"nearest: {', '.join(near)}; known" if near else "known"
     raise Unsupported(f"no family for model_type {config.get('model_type')!r}; {hint}: {', '.join(sorted(FAMILIES))}")

@@ -43,7 +43,7 @@ FAMILY = Family(
     describe=_describe,
     names=names,
     inert=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
-    models="Llama 2 and 3, SmolLM2",
+    models="Llama 2 and 3, SmolLM2; once declared (`unmask.models.profile`), DiffuLLaMA-7B and Stable-DiffCoder-8B",
     source="transformers, LlamaForCausalLM",
     checked="logits of transformers 4.53: causal, padded, cached, all visible; llama3 rope",
 )

@@ -2,6 +2,9 @@
 
 Source: Cheng et al. 2025, arXiv:2510.06303; TraDo: Wang et al. 2025, arXiv:2509.06949; layout: `SDARForCausalLM` of
 the published code.
+
+I-DLM (Yu et al. 2026, arXiv:2604.11035) says the same `model_type` and tells itself apart by no key, but reads causally
+and speaks of the next token: declare that (`unmask.models.profile`).
 """
 
 from unmask.base.vocab import Traits

@@ -34,6 +34,8 @@ NAMES: Names = {
     "norm": "model.norm",
     "lm_head": "lm_head",
     "head_bias": "model.head_bias",
+    "embed_sigma": "model.embed_sigma",
+    "modulation": "model.modulation",
 }
 FREE = {
     "model_type",
@@ -81,10 +83,11 @@ def _describe(config: Config) -> Described:
     for key, value in (("traits", traits), ("decoder", defaults)):
         if not isinstance(value, dict):
             raise BadCheckpoint(f"config.json: {key} must be an object, got {value!r}")
-    return Described(shape=shape, vocab=vocab, traits=_traits(traits), defaults=defaults)
+    return Described(shape=shape, vocab=vocab, traits=traits_of(traits), defaults=defaults)
 
 
-def _traits(values: dict[str, Any]) -> Traits:
+def traits_of(values: dict[str, Any]) -> Traits:
+    """Traits from a JSON object; BadCheckpoint for what they don't have or can't be."""
     traits: Traits = _record(Traits, values, {})
     blocks = (*traits.reads, *([traits.block or 0] if traits.sees == "blocks" else []))
     if any(block < 1 for block in blocks):
