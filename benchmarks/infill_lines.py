@@ -31,6 +31,7 @@ from unmask.decode.lengths import candidates
 from unmask.decode.loop import denoise
 from unmask.lm.load import load
 from unmask.lm.model import LanguageModel
+from unmask.objectives.likelihood import likelihood
 from unmask.objectives.loss import nll
 from unmask.text.tokenizer import Tokenizer
 
@@ -58,16 +59,22 @@ class Candidate:
         total: nats of its tokens at the steps that wrote them.
         first: mean nats of the best tokens in the first forward, all of them masked.
         behind: mean nats of the first tokens behind the gap, each masked alone, given the filled gap.
+        bound: the masked bound on what is written and the tokens behind it, together.
+        chain: the exact log-likelihood of the same, token by token; None where the model does not read like that.
+        after: of the tokens behind it alone, given what is written, token by token.
     """
 
     ids: list[int]
     total: float = 0.0
     first: float = 0.0
     behind: float = 0.0
+    bound: float = 0.0
+    chain: float | None = None
+    after: float = 0.0
 
 
-SUFFIX = 4
-"""Tokens behind the gap that are asked about."""
+SUFFIX, JOINT = 4, 32
+"""Tokens behind the gap that are asked about: one by one, and together with the gap."""
 OURS = "mean log-probability (the library's)"
 PICKS: dict[str, Callable[[Candidate], float]] = {
     OURS: lambda c: c.total / len(c.ids),
@@ -76,6 +83,9 @@ PICKS: dict[str, Callable[[Candidate], float]] = {
     "suffix given the hole": lambda c: c.behind,
     "mean log-probability + suffix": lambda c: c.total / len(c.ids) + c.behind,
     "total log-probability + suffix": lambda c: c.total + SUFFIX * c.behind,
+    "bound on hole and suffix": lambda c: c.bound,
+    "likelihood of hole and suffix, token by token": lambda c: c.chain if c.chain is not None else 0.0,
+    "likelihood of suffix given hole, token by token": lambda c: c.after,
 }
 
 
@@ -152,6 +162,16 @@ def suffix(lm: LanguageModel, case: Case, candidate: Candidate) -> float:
     return -float(nll(lm.model.head(features[each, at + each]), targets, lm.model.vocab.mask).mean())
 
 
+def joint(lm: LanguageModel, case: Case, candidate: Candidate, estimator: str, *, hole: bool = True) -> float:
+    """Log-likelihood, in nats, of the tokens behind the hole, and with `hole` of those in it; all under equal draws."""
+    at, n = len(case.before), len(candidate.ids) + min(JOINT, len(case.behind))
+    first = at if hole else at + len(candidate.ids)
+    tokens = torch.tensor(case.before + candidate.ids + case.behind)
+    place = torch.arange(len(tokens))
+    asked = (place >= first) & (place < at + n)
+    return -likelihood(lm.model, tokens, asked, estimator, samples=16).nats
+
+
 def left_to_right(lm: LanguageModel, case: Case, most: int, **settings: Any) -> tuple[list[int], int, str]:
     """A line from its left context alone, until its end: tokens, forwards, text."""
     out = lm.generate([case.before], length=most, stop="\n", temperature=0.0, **settings)[0]
@@ -216,9 +236,14 @@ def main() -> None:
             note(name, tokenizer.decode(one.ids), case.text, len(one.ids), forwards)
         tried, forwards = fill(lm, case, lengths, right=True, decoder=decoder)
         for one in tried:
-            one.behind = suffix(lm, case, one)
+            one.behind, one.bound = suffix(lm, case, one), joint(lm, case, one, "exact-k")
+            if 1 in lm.model.traits.reads:
+                one.chain = joint(lm, case, one, "ar")
+                one.after = joint(lm, case, one, "ar", hole=False)
         each = [close(tokenizer.decode(one.ids), case.text) for one in tried]
         for name, worth in PICKS.items():
+            if "token by token" in name and tried[0].chain is None:
+                continue
             picked.setdefault(name, []).append(each[max(range(len(tried)), key=lambda i: worth(tried[i]))])
         picked.setdefault("any (mean)", []).append(
             (sum(e[0] for e in each) / len(each), sum(e[1] for e in each) / len(each))

@@ -18,6 +18,7 @@ from torch import Tensor
 from unmask.base import seeds
 from unmask.base.attend import Attend
 from unmask.base.vocab import Traits, Vocab
+from unmask.noise import clock
 
 UNKNOWN = -1
 """What evidence holds where nothing is visible."""
@@ -174,3 +175,27 @@ class RandomConditionals(KnownDenoiser):
         keys = seeds.key(self.seed, "conditional", *evidence.unbind(-1), target)
         numbers = seeds.uniform(seeds.key(keys[:, None], "token", torch.arange(self.size)))
         return (self.scale * torch.special.ndtri(numbers)).log_softmax(-1)
+
+
+class ExactScore(ExactDenoiser):
+    """The true score of a joint distribution under absorbing noise: by how much likelier each token is than the mask.
+
+    Args:
+        joint, eos: see `ExactDenoiser`.
+        traits: with a clock, a schedule and its sigmas.
+        factor: what all ratios are multiplied by; 1 is exact, any other one says so in their sum.
+
+    Attributes:
+        times: the times that it was asked about, (R,) each.
+    """
+
+    def __init__(self, joint: Tensor, traits: Traits, eos: int | None = None, factor: float = 1.0) -> None:
+        super().__init__(joint, traits, eos)
+        self.factor, self.times = factor, []
+
+    def read(self, tokens: Tensor, *, t: Tensor | None = None, **rest) -> Tensor:
+        self.times.append(t)
+        logits = super().read(tokens, t=t, **rest)
+        ratio = self.factor / clock.sigma(self.traits, t).expm1()  # alpha / (1 - alpha)
+        logits[..., : self.size] += ratio.log()[:, None, None]
+        return logits

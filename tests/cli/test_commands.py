@@ -72,6 +72,60 @@ def test_generate(unmask, as_json):
     assert len(many) == 2
 
 
+class TestChat:
+    def test_one_message(self, unmask, as_json):
+        out = as_json("chat", "tiny", "What is a word?", "--length", "12", "--system", "Be brief.")
+        assert out.keys() >= FIELDS
+        assert out["text"] == "System:\nBe brief.\n\nUser:\nWhat is a word?\n\nAssistant:\n" + out["completion"]
+        plain = unmask("chat", "tiny", "What is a word?", "--length", "12", "--system", "Be brief.")
+        assert plain.stdout == out["completion"] + "\n"
+        same = ("--chat", "--length", "12", "--steps", "12")
+        assert unmask("generate", "hi", *same).stdout == as_json("generate", "hi", *same)["completion"] + "\n"
+        assert as_json("generate", "hi", *same)["text"].startswith("User:\nhi\n")
+
+    def test_a_pipe_is_a_conversation(self, unmask):
+        lines = "hello\n\nand then?\n/reset\nhello\n/exit\nnever\n"
+        done = unmask("chat", "--length", "8", "--json", "--seed", "3", "--temperature", "0.5", stdin=lines)
+        assert done.returncode == 0
+        first, second, third = (json.loads(line) for line in done.stdout.splitlines())
+        assert second["text"].startswith("User:\nhello\n\nAssistant:\n" + first["completion"].strip())
+        assert second["text"].count("User:") == 2
+        assert third["text"] == first["text"]
+        plain = unmask("chat", "--length", "8", "--seed", "3", "--temperature", "0.5", stdin="hello\n")
+        assert plain.stdout == first["completion"] + "\n"
+
+    def test_a_conversation_that_is_too_long_ends_a_pipe_in_one_line(self, unmask):
+        done = unmask("chat", "--length", "4", stdin="word " * 600)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "holds 512" in done.stderr
+
+    def test_a_terminal(self):
+        parent, child = pty.openpty()
+        env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+        args = [sys.executable, "-m", "unmask", "chat", "--length", "8", "--system", "word " * 480]
+        process = subprocess.Popen(args, stdin=child, stdout=child, stderr=child, env=env)
+        os.close(child)
+        said = iter([b"hello\n", b"/foo\n", b"word " * 60 + b"\n", b"/reset\n", b"bye\n", b"\x04"])
+        seen = new = b""
+        while True:
+            try:
+                part = os.read(parent, 65536)
+            except OSError:
+                break
+            if not part:
+                break
+            seen, new = seen + part, new + part
+            if new.endswith(b"> "):  # a prompt: the next line is typed
+                os.write(parent, next(said))
+                new = b""
+        assert next(said, None) is None
+        assert process.wait() == 0
+        text = seen.decode(errors="replace")
+        assert text.count("tokens per forward") == 2  # what could not be answered is said, and the talk goes on
+        for word in ("/reset forgets", "░", "masks left", "there is no command /foo", "holds 512"):
+            assert word in text
+
+
 def test_infill_fill_refine(as_json, tmp_path):
     out = as_json("infill", "def f():\n", "\n    return a", "--length", "2-6")
     assert out["text"] == "def f():\n" + out["completion"] + "\n    return a"
@@ -119,6 +173,10 @@ def test_demo(unmask, as_json):
         (["generate", "x", "--stepz", "4"], "No such option: --stepz"),
         (["generate", "x", "--pin", "five=a"], "a pin is POSITION=TEXT"),
         (["generate", "--file", "nope.txt"], "there is no such file"),
+        (["chat", "nope"], "no model called 'nope'"),
+        (["chat", "tiny", " "], "the message is empty"),
+        (["chat", "tiny", "x", "--length", "0"], "a length is"),
+        (["generate", " ", "--chat"], "the prompt is empty"),
         (["fill", "{{a:0}}"], "at least 1 token"),
         (["fill", "{{a"], "code point 0"),
         (["fill", "no hole"], "no hole"),

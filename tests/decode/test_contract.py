@@ -18,6 +18,7 @@ TRAITS = {
     "next": Traits(sees="left", speaks="next"),
     "whole": Traits(sees="all"),
     "block": Traits(sees="blocks", block=4),
+    "vicinity": Traits(sees="all"),
 }
 CHAINS = [*policies.TABLE, "threshold + edit", "quota + remask", "ancestral + remask", "ancestral + remask + edit"]
 FIRST = [c for c in CHAINS if c not in ("remask", "edit")]  # these two follow a policy that accepts
@@ -82,7 +83,7 @@ class TestEveryDecoder:
     def test_a_budget_of_steps_holds(self, window, chain):
         budget = {} if window == "next" else {"steps": 3}  # a window of one position has none
         _, canvas, _, _ = write(window, chain, **budget)
-        most = {"next": max(sum(is_open) for _, is_open in ROWS), "whole": 3, "block": 3 * 3}[window]
+        most = {"next": max(sum(is_open) for _, is_open in ROWS), "whole": 3, "block": 3 * 3, "vicinity": 3}[window]
         rounds = 16 * (3 if window == "block" else 1) if "edit" in chain else 0
         assert int(canvas.forwards.max()) <= most + rounds
 

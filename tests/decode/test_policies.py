@@ -10,6 +10,7 @@ from unmask.base.vocab import Traits, Vocab
 from unmask.decode import policies
 from unmask.decode.decoder import build
 from unmask.decode.options import OPTIONS
+from unmask.decode.policies.rank import best
 
 
 def plan_of(states, left=0, steps=1, standing=None):
@@ -73,6 +74,75 @@ def test_quota_ranks(rank, first):
     assert chosen == [first]
 
 
+def shares(timetable, size, steps, num_open=None, early=()):
+    """How many of a region's positions each step takes; `early` are taken beside the quota, as a threshold would."""
+    num_open, found = size if num_open is None else num_open, []
+    for left in range(steps - 1, -1, -1):
+        states = [State.OPEN] * num_open + [State.DONE] * (size - num_open)
+        now = len(taken("quota", [0.5] * size, left=left, steps=steps, states=states, timetable=timetable))
+        now -= size - num_open
+        found.append(now)
+        num_open -= min(num_open, now + (early[len(found) - 1] if len(found) <= len(early) else 0))
+    return found
+
+
+def test_full_shares_go_by_the_size_of_the_region():
+    assert shares("full", 4, 3) == [2, 1, 1]
+    assert shares("full", 4, 3, num_open=2) == [2, 0, 0]  # SDAR: a block that begins with two tokens of the prompt
+    assert shares("even", 4, 3, num_open=2) == [1, 1, 0]
+    assert shares("full", 8, 3, early=[2]) == [3, 3, 0]
+    assert shares("even", 8, 3, early=[2]) == [3, 2, 1]
+    assert shares("full", 2, 4) == shares("even", 2, 4) == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("size", "steps"), [(16, 12), (16, 5), (14, 14), (64, 100), (33, 7), (1, 3), (40, 1)])
+def test_linear_shares_are_dreams_in_float32(size, steps):
+    times, num_open, wanted = torch.linspace(1, 1e-3, steps + 1), size, []
+    for i in range(steps):
+        share = torch.tensor(float(num_open)) * (1 - times[i + 1] / times[i])
+        wanted.append(int(share) if i < steps - 1 else num_open)
+        num_open -= wanted[-1]
+    assert shares("linear", size, steps) == wanted
+    assert sum(wanted) == size
+
+
+def test_equal_scores_go_where_the_published_samplers_topk_puts_them():
+    p = [0.3, 1.0, 1.0, 0.7, 1.0, 1.0, 0.2, 1.0, 0.1, 1.0]
+    for count in range(1, 7):
+        wanted = torch.tensor(p).topk(count).indices.sort().values.tolist()
+        assert _best(p, count) == wanted
+    states = [State.FIXED, *[State.OPEN] * 9]  # what is not open counts as -inf, and still as a place in the row
+    hidden = torch.tensor(p).masked_fill(torch.tensor(states) == State.FIXED, -torch.inf)
+    assert _best(p, 3, states) == hidden.topk(3).indices.sort().values.tolist()
+
+
+def _best(p, count, states=None):
+    plan = plan_of(states or [State.OPEN] * len(p))
+    offer = offer_of(plan, p)
+    return best(offer.log_prob, plan, offer.is_open, torch.tensor([count]))[0].nonzero()[:, 0].tolist()
+
+
+def test_an_allowed_target_of_probability_zero_stands_before_one_that_is_not():
+    assert _best([0.5, 0.0, 0.0], 2, [State.FIXED, State.OPEN, State.OPEN]) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["quota", "threshold"])
+def test_ends_of_text_come_last(name):
+    def chosen(p, tokens, left, **options):
+        plan = plan_of([State.OPEN] * len(p), left=left, steps=left + 1)
+        policy = policies.TABLE[name](ends=(0, 7), **options)
+        edit = policy(offer_of(plan, p, tokens=tokens), plan, Edit.nothing(plan))
+        return [i for i, s in enumerate(edit.state[0].tolist()) if s == State.DONE]
+
+    p, tokens = [0.99, 0.5, 0.98, 0.6, 0.97], [0, 3, 7, 4, 0]
+    assert chosen(p, tokens, 4)[0] == 0  # as sure as any other, if nothing is said
+    assert chosen(p, tokens, 4, eos_last=True) == [3]
+    assert chosen(p, tokens, 1, eos_last=True) == [0, 1, 3]  # the budget asks for three, and there are two others
+    assert 0 in chosen([0.99, 0.5], [0, 7], 1, eos_last=True)  # nothing but ends is left: the best of them
+    built = build("llada", traits=ALL, vocab=Vocab(size=9, mask=8, eos=0, stops=(7,)), eos_last=True)
+    assert built.policies[0].ends == (0, 7)
+
+
 def test_threshold_is_at_least_and_strict_is_above():
     assert taken("threshold", P, left=4, steps=5, threshold=0.9) == [1, 3]
     assert taken("threshold", P, left=4, steps=5, threshold=0.95, strict=True) == [3]  # the floor; 0.95 is not above
@@ -112,10 +182,10 @@ def test_edit_replaces_only_sure_and_different_tokens_and_settles():
     assert edit.settled.tolist() == [False]
     calm = policies.TABLE["edit"](edit_threshold=0.999)(offer, plan, Edit.nothing(plan))
     assert calm.settled.tolist() == [True]
-    late = plan_of(done, left=-16, standing=[9, 1, 1, 1, 1])
-    spent = policies.TABLE["edit"](edit_threshold=0.9)(offer, late, Edit.nothing(late))
-    assert spent.settled.tolist() == [True]
-    assert spent.tokens[0].tolist() == [9, 1, 1, 1, 1]
+    unread = plan_of([State.DONE] * 3 + [State.OPEN, State.FIXED], standing=[9, 9, 9, 1, 1])
+    first = Edit.nothing(unread).accept(unread.state == State.OPEN, offer.tokens)
+    edit = policies.TABLE["edit"](edit_threshold=0.9)(offer_of(unread, [0.99] * 5), unread, first)
+    assert edit.settled.tolist() == [False]  # what was written in this step has to be read once
 
 
 def test_remask_does_nothing_in_the_last_step():
@@ -161,6 +231,10 @@ def test_options_choose_the_policy():
         ("llada", {"steps": 2.5}, BadInput, "steps is a whole number"),
         ("llada", {"temperature": float("nan")}, BadInput, "temperature is 0 or more"),
         ("llada", {"rank": "luck"}, BadInput, "rank is one of confidence"),
+        ("dream", {"timetable": "slow"}, BadInput, "timetable is one of even, full, linear"),
+        ("fast-dllm-dual", {"cache": "all"}, BadInput, "cache is one of prefix, dual"),
+        ("llada2-edit", {}, Unsupported, "trained to read no blocks at all"),
+        ("mdlm", {"eos_last": True}, BadInput, "eos_last has no effect"),
         ("llada", {"threshold": 0.9, "factor": 1.0}, BadInput, "give one of them"),
         ("sdar", {}, Unsupported, "trained to read no blocks at all"),
         ("ar", {}, Unsupported, "rank='position'"),

@@ -38,6 +38,12 @@ RULES = {
     "documents causal": Attend(kind="causal", **packed()),
     "documents blocks": Attend(kind="blocks", block=3, **packed()),
     "documents blocks per row": Attend(kind="blocks", block=PER_ROW, **packed()),
+    "canvas": Attend(kind="canvas", start=7),
+    "canvas per row": Attend(kind="canvas", start=PER_ROW),
+    "canvas per row, window": Attend(kind="canvas", start=PER_ROW, window=3),
+    "causal window": Attend(kind="causal", window=4),
+    "full window": Attend(window=2),
+    "documents canvas": Attend(kind="canvas", start=2, window=3, **packed()),
     "given": Attend(kind="given", given=given()),
     "given documents": Attend(kind="given", given=given(), documents=packed()["documents"]),
     "two streams": Attend(kind="two_stream", block=4, length=LENGTH),
@@ -56,9 +62,14 @@ def brute(attend, b, q, k):
         if mine != other or other == NOBODY:
             return False
     qp, kp = (q, k) if attend.places is None else (int(attend.places[b, q]), int(attend.places[b, k]))
+    start = int(attend.start[b]) if torch.is_tensor(attend.start) else attend.start
+    if attend.window is not None and kp < (qp if start is None else min(qp, start)) - attend.window + 1:
+        return False
     if attend.kind == "full":
         return True
-    if attend.kind == "causal":
+    if attend.kind == "canvas" and qp >= start:
+        return True
+    if attend.kind in ("causal", "canvas"):
         return kp <= qp
     if attend.kind == "given":
         return bool(attend.given[b, q, k])

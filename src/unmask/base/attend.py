@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmask.base.vocab import Traits
 
-Kind = Literal["full", "causal", "blocks", "two_stream", "given"]
+Kind = Literal["full", "causal", "blocks", "canvas", "two_stream", "given"]
 NOBODY = -1
 """The document id of a slot that no query may see (padding, ABSENT positions)."""
 
@@ -24,14 +24,18 @@ class Attend:
     Args:
         kind: "full" everyone; "causal" k <= q; "blocks" block(k) <= block(q); "two_stream" for rows [noisy | clean] of
             2L slots: a noisy block sees itself and the clean blocks before it, a clean block sees clean blocks up to
-            itself; "given" the tensor `given`.
+            itself; "canvas" k <= q before `start`, everyone from there on; "given" the tensor `given`.
         block: tokens a block: an int, or one per row (B,).
         documents: (B, L) document of each slot; only slots of the same document see each other; NOBODY is never seen.
         places: (B, L) place of each slot inside its document, where rows are packed; the slot itself if None.
         given: (B, S, S) bool, True = visible.
         length: L, the slots of one stream, for "two_stream".
+        start: the place where the canvas starts: an int, or one per row (B,); for "canvas". A network that is given
+            whole rows takes None for the last `block` places.
+        window: how many places back a query sees, itself among them; from a canvas it counts as from its start.
 
-    Source: two streams: Arriola et al. 2025, BD3-LM, arXiv:2503.09573, sec. 3 and appendix B.6.
+    Source: two streams: Arriola et al. 2025, BD3-LM, arXiv:2503.09573, sec. 3 and appendix B.6. Window: Beltagy et al.
+    2020, Longformer, arXiv:2004.05150, sec. 3.1; canvas: DiffusionGemma of transformers 5.24.
     """
 
     kind: Kind = "full"
@@ -40,6 +44,8 @@ class Attend:
     places: Tensor | None = None
     given: Tensor | None = None
     length: int | None = None
+    start: int | Tensor | None = None
+    window: int | None = None
 
     @classmethod
     def native(cls, traits: Traits) -> Self:
@@ -49,13 +55,16 @@ class Attend:
                 return cls(kind="causal")
             case "blocks":
                 return cls(kind="blocks", block=traits.block)
+            case "context-then-canvas":
+                return cls(kind="canvas", block=traits.block)
             case _:
                 return cls(kind="full")
 
     @property
     def uniform(self) -> bool:
-        """Whether all rows share one rule that needs no tensor (so that a fused kernel may apply)."""
-        return self.documents is None and self.places is None and self.given is None and not torch.is_tensor(self.block)
+        """Whether all rows share one rule that its kind alone tells (so that a fused kernel may apply)."""
+        tensors = (self.documents, self.places, self.given, self.block, self.start)
+        return self.window is None and not any(torch.is_tensor(x) for x in tensors)
 
     def rows(self, index: Tensor) -> Self:
         """The same rule for some rows only."""
@@ -63,9 +72,16 @@ class Attend:
         def pick(x: Tensor | None) -> Tensor | None:
             return None if x is None else x[index]
 
-        block = self.block[index] if torch.is_tensor(self.block) else self.block
+        def turn(x: int | Tensor | None) -> int | Tensor | None:
+            return x[index] if torch.is_tensor(x) else x
+
         return replace(
-            self, block=block, documents=pick(self.documents), places=pick(self.places), given=pick(self.given)
+            self,
+            block=turn(self.block),
+            start=turn(self.start),
+            documents=pick(self.documents),
+            places=pick(self.places),
+            given=pick(self.given),
         )
 
     def visible(self, b: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -91,9 +107,14 @@ class Attend:
                     | (~q_clean & k_clean & (kb < qb))  # noisy reads the clean blocks before it
                     | (~q_clean & ~k_clean & (kb == qb))  # and itself
                 )
+            case "canvas":
+                seen = (kp <= qp) | (qp >= self._start(b))
             case "given":
                 assert self.given is not None
                 seen = self.given[b, q, k]
+        if self.window is not None:
+            back = qp if self.start is None else qp.clamp(max=self._start(b))
+            seen = seen & (kp > back - self.window)
         if self.documents is not None:
             seen = seen & (self.documents[b, q] == self.documents[b, k]) & (self.documents[b, k] != NOBODY)
         return seen
@@ -102,6 +123,10 @@ class Attend:
         """The rule as a tensor: q (B, Q) and k (B, S) slots to (B, Q, S) bool."""
         b = torch.arange(len(q), device=q.device)[:, None, None]
         return self.visible(b, q[:, :, None], k[:, None, :])
+
+    def _start(self, b: Tensor) -> Tensor:
+        assert self.start is not None
+        return self.start[b] if torch.is_tensor(self.start) else torch.as_tensor(self.start, device=b.device)
 
     def _block(self, b: Tensor) -> int | Tensor:
         assert self.block is not None

@@ -27,6 +27,9 @@ class Canvas:
         sealed: (B,) the left-contiguous positions that no policy of this decoder may reopen any more.
         step: (B,) forwards spent on the present region (the whole canvas or a block).
         forwards: (B,) forwards spent in all.
+        eos: the end of text, as it is written down.
+        ends: all ids that end a text, `eos` among them; whichever of them ends a row is written down as `eos`, so that
+            readers of a canvas know one end of text.
         stops: (B,) bool, whether an end of text ends the row.
         seed: (B,) int64, what all noise of a row is keyed by.
     """
@@ -47,6 +50,7 @@ class Canvas:
         self.step = torch.zeros_like(self.length)
         self.forwards = torch.zeros_like(self.length)
         self.eos = eos
+        self.ends: tuple[int, ...] = () if eos is None else (eos,)
         self.stops = torch.zeros_like(self.length, dtype=torch.bool) if stops is None else stops
         self.seed = torch.zeros_like(self.length) if seed is None else seed
 
@@ -124,8 +128,10 @@ class Canvas:
         if self.eos is None or not bool(self.stops[rows].any()):
             return
         tokens, state = self.tokens[rows], self.state[rows]
-        ended = (tokens == self.eos) & (state == State.DONE) & ((state == State.OPEN).cumsum(1) == 0)
-        behind = (ended.cumsum(1) - ended.int() > 0) & self.stops[rows, None]
+        is_end = torch.isin(tokens, torch.tensor(self.ends, device=tokens.device))
+        ended = is_end & (state == State.DONE) & ((state == State.OPEN).cumsum(1) == 0) & self.stops[rows, None]
+        behind = ended.cumsum(1) - ended.int() > 0
+        self.tokens[rows] = torch.where(ended, self.eos, tokens)
         self.state[rows] = torch.where(behind & (state != State.FIXED), State.ABSENT, state.int()).to(torch.uint8)
 
     def _first_open(self) -> Tensor:

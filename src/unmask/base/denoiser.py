@@ -70,3 +70,16 @@ class Denoiser(Protocol):
     def head(self, features: Tensor) -> Tensor:
         """Logits (N, V) of features (N, D)."""
         ...
+
+
+class Carrier(Denoiser, Protocol):
+    """A network that reads what it said about a block the last time (`Traits.carries`); the cache keeps that."""
+
+    def carry(self, logits: Tensor, *, cache: Cache, rows: Tensor, positions: Tensor) -> None:
+        """Remember what was believed at some positions, for the next forward over this cache.
+
+        Args:
+            logits: (N, V), as tokens were drawn from them (temperature applied).
+            cache, rows, positions: where; (N,) each.
+        """
+        ...

@@ -74,6 +74,8 @@ class Proposal:
         entropy: (R, T) float64 nats, of the distribution.
         margin: (R, T) float64, probability of the best minus that of the second best token.
         standing: (R, T) float64 nats, log-probability of the token that stands there now.
+        mass: (R, T) float64 nats, what all clean tokens together have before they are made a distribution: an exact
+            score gives 0. None for networks that say log-probabilities, where it is 0.
     """
 
     asked: Tensor
@@ -83,6 +85,7 @@ class Proposal:
     entropy: Tensor
     margin: Tensor
     standing: Tensor
+    mass: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

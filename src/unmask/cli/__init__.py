@@ -14,16 +14,17 @@ from unmask.base.errors import UnmaskError
 
 COMMANDS = {
     "demo": "watch the bundled model write, infill, rewrite and fill",
+    "chat": "talk with a model",
     "generate": "continue a prompt",
     "infill": "write what stands between two texts",
     "fill": "fill a template with holes",
     "refine": "rewrite spans of a text, and nothing else",
     "score": "estimate -log p of a text",
     "train": "train from a recipe",
-    "models": "which models there are, and what one of them is",
+    "models": "list, inspect, verify and convert models",
     "config": "a recipe with every default written out",
 }
-"""Each is the function `run` of the module of its name."""
+"""Each is the function `run` of the module of its name, or its `app`, which has commands of its own."""
 
 
 _UsageError: type[Exception] = typer.BadParameter.__base__.__base__  # type: ignore[union-attr,assignment]
@@ -52,7 +53,11 @@ def _app(asked: list[str]) -> typer.Typer:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True)
     app.callback(help="Diffusion language models: train, decode, infill, refine, score.")(lambda: None)
     for name, help in COMMANDS.items():
-        run = importlib.import_module(f"unmask.cli.{name}").run if name in asked else lambda: None
+        module = importlib.import_module(f"unmask.cli.{name}") if name in asked else None
+        if module is not None and hasattr(module, "app"):
+            app.add_typer(module.app, name=name, help=help)
+            continue
+        run = module.run if module else lambda: None
         app.command(name, help=run.__doc__ or help, short_help=help)(run)
     return app
 

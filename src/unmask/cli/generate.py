@@ -21,6 +21,7 @@ def run(
     stop: Annotated[list[str] | None, typer.Option(help="a string that ends the text; may be given again")] = None,
     n: Annotated[int, typer.Option("-n", help="how many texts")] = 1,
     pin: Annotated[list[str] | None, typer.Option(help="POSITION=TEXT: tokens that stand at a position")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="the prompt is a message: print the answer to it")] = False,
     as_json: given.Json = False,
     live: given.Live = True,
     *,
@@ -29,7 +30,7 @@ def run(
     """Continue a prompt."""
     text, console = given.text(prompt, file, "prompt"), Console()
     lm = load(model)
-    with view.watching(console, show=view.watched(as_json=as_json, live=live)) as watch:
+    with view.watching(console, show=view.watched(as_json=as_json, live=live), answer=chat) as watch:
         outputs = lm.generate(
             text,
             length=given.length(length),
@@ -37,7 +38,9 @@ def run(
             stop=tuple(stop or ()),
             n=n,
             pins=given.pins(pin or ()),
+            chat=chat,
             watch=watch,
             **settings,
         )
-    view.show(console, outputs if isinstance(outputs, list) else [outputs], as_json=as_json, prompt={"model": lm.name})
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    view.show(console, outputs, as_json=as_json, prompt={"model": lm.name}, answer=chat)

@@ -46,17 +46,21 @@ def legend() -> Text:
 
 
 @contextmanager
-def watching(console: Console, *, show: bool) -> Iterator[Callable[[Session], None] | None]:
-    """Gives a `watch` for writing calls that draws the first row after every forward; None where nothing is shown."""
+def watching(console: Console, *, show: bool, answer: bool = False) -> Iterator[Callable[[Session], None] | None]:
+    """Gives a `watch` for writing calls that draws the first row after every forward; None where nothing is shown.
+
+    With `answer` only what is written is drawn, without what was given before it.
+    """
     if not show:
         yield None
         return
     with Live(console=console, refresh_per_second=24, transient=True, vertical_overflow="visible") as live:
 
         def watch(session: Session) -> None:
-            left = sum(cell.look in ("masked", "reopened") for cell in session.cells(0))
+            cells = session.cells(0)[session.layouts[0].gaps[0].start if answer else 0 :]
+            left = sum(cell.look in ("masked", "reopened") for cell in cells)
             head = Text(f"forward {session.num_forwards}, {left} masks left", "cyan")
-            live.update(Group(render(session.cells(0)), Text(""), head, legend()))
+            live.update(Group(render(cells), Text(""), head, legend()))
 
         yield watch
 
@@ -85,20 +89,26 @@ def as_dict(output: Output, prompt: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def show(console: Console, outputs: list[Output], *, as_json: bool, prompt: dict[str, Any]) -> None:
-    """Print results: an object with --json (a list for several), else the text; with figures where a person looks."""
+def show(
+    console: Console, outputs: list[Output], *, as_json: bool, prompt: dict[str, Any], answer: bool = False
+) -> None:
+    """Print results: an object with --json (a list for several), else the text; with figures where a person looks.
+
+    With `answer` the text is the completion alone.
+    """
     if as_json:
         found = [as_dict(output, prompt) for output in outputs]
         print(json.dumps(found[0] if len(found) == 1 else found, ensure_ascii=False))
         return
     for i, output in enumerate(outputs):
+        text = output.completion if answer else output.text
         if console.is_terminal:
             if len(outputs) > 1:
                 console.rule(f"{i + 1} of {len(outputs)}")
-            console.print(Text(str(output.text)))
+            console.print(Text(str(text)))
             console.print(Text(figures(output), "cyan"))
         else:
-            print(str(output.text) if len(outputs) == 1 else json.dumps(output.text, ensure_ascii=False))
+            print(str(text) if len(outputs) == 1 else json.dumps(text, ensure_ascii=False))
 
 
 def figures(output: Output) -> str:

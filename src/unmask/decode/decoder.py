@@ -10,6 +10,7 @@ from unmask.base.step import Edit, Plan, Proposal
 from unmask.base.vocab import Traits, Vocab
 from unmask.decode import policies, windows
 from unmask.decode.options import OPTIONS, check
+from unmask.decode.policies.edit import Replace
 from unmask.decode.presets import PRESETS, Preset
 from unmask.decode.propose import Sampling
 
@@ -30,6 +31,16 @@ class Decoder:
     def revises(self) -> bool:
         """Whether a written position may change again before its region is sealed."""
         return any(p.revises for p in self.policies)
+
+    @property
+    def rounds(self) -> int | None:
+        """Forwards with nothing open after which a region is settled as it stands; None: its policies know when."""
+        return next((p.rounds for p in self.policies if isinstance(p, Replace)), None)
+
+    def room(self, length: int, traits: Traits) -> int:
+        """Positions to write for a row of `length`: up to the end of its last block where the window pads."""
+        block = getattr(self.window, "block", None) or traits.block
+        return -(-length // block) * block if self.window.pads and block else length
 
     def policy(self, offer: Proposal, plan: Plan) -> Edit:
         """What all policies make of an offer."""
@@ -81,7 +92,7 @@ def build(
         what = f"{preset.window} x {' + '.join(chain)}"
         raise BadInput(f"{useless[0]} has no effect on this decoder ({what}); it takes {', '.join(sorted(takes))}")
     values = {k: check(k, v) for k, v in {**settings, **given}.items() if k in takes}
-    everything = {"mask": vocab.mask, **(internal or {}), **values}
+    everything = {"mask": vocab.mask, "ends": vocab.ends, "traits": traits, **(internal or {}), **values}
 
     def make(part: Any) -> Any:
         return part(**{f.name: everything[f.name] for f in fields(part) if everything.get(f.name) is not None})

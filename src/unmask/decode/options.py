@@ -7,6 +7,7 @@ from typing import get_args
 
 from unmask.base.errors import BadInput
 from unmask.decode.policies.rank import Rank
+from unmask.decode.policies.timetable import Timetable
 
 Value = float | int | str | bool | None
 
@@ -33,12 +34,18 @@ OPTIONS: dict[str, Option] = {
     "factor": Option(float, lambda v: v > 0, "above 0", "how much is taken at once; more is bolder"),
     "bound": Option(float, lambda v: v >= 0, "0 or more nats", "entropy that may be taken at once"),
     "edit_threshold": Option(
-        float, lambda v: 0 < v <= 1, "above 0, at most 1", "probability from which a written token is replaced"
+        float, lambda v: 0 <= v <= 1, "between 0 and 1", "probability above which a written token is replaced"
     ),
-    "rounds": Option(int, lambda v: v >= 0, "a whole number from 0", "forwards for editing beyond the steps"),
+    "rounds": Option(int, lambda v: v >= 0, "a whole number from 0", "forwards for editing once all is written"),
     "eta": Option(float, lambda v: 0 <= v <= 1, "between 0 and 1", "strength of remasking"),
+    "leap": _named(("euler", "analytic"), "whether a step along a score keeps its first rates or integrates them"),
     "remask": _named(("cap", "rescale"), "how the strength of remasking is meant"),
     "rank": _named(get_args(Rank), "which open positions come first"),
+    "timetable": _named(get_args(Timetable), "how the steps are shared out over what is open"),
+    "eos_last": Option(
+        bool, lambda v: True, "true or false", "whether an end of text is written only when all else is"
+    ),
+    "cache": _named(("prefix", "dual"), "what is kept of a full forward: what lies before the block, or all but it"),
     "strict": Option(bool, lambda v: True, "true or false", "whether a probability must exceed the threshold"),
     "temperature": Option(float, lambda v: v >= 0, "0 or more", "0 takes the best token, 1 draws from the model"),
     "top_k": Option(int, lambda v: v >= 0, "a whole number from 0", "tokens that may be drawn; 0 is all"),

@@ -20,12 +20,31 @@ class Preset:
     settings: Mapping[str, float | int | str | bool] = field(default_factory=dict)
 
 
+_FAST = "Wu et al. 2025, arXiv:2505.22618"
+_SEDD = "Lou et al. 2024, arXiv:2310.16834"
+_FULL: dict[str, float | int | str | bool] = {"strict": True, "timetable": "full"}
+"""A probability has to exceed the threshold, and a block's share of a step is that of a block with no prompt in it."""
+
 PRESETS: dict[str, Preset] = {
     "ar": Preset("next", ("everything",), "autoregression; Bengio et al. 2003"),
     "mdlm": Preset("whole", ("ancestral",), "Sahoo et al. 2024, arXiv:2406.07524", {"temperature": 1.0}),
     "llada": Preset("whole", ("quota",), "Nie et al. 2025, arXiv:2502.09992"),
-    "fast-dllm": Preset("whole", ("threshold",), "Wu et al. 2025, arXiv:2505.22618", {"threshold": 0.9, "block": 32}),
-    "sdar": Preset("block", ("threshold",), "Cheng et al. 2025, arXiv:2510.06303", {"threshold": 0.85, "strict": True}),
+    "fast-dllm": Preset("whole", ("threshold",), _FAST, {"threshold": 0.9, "block": 32}),
+    "fast-dllm-prefix": Preset("vicinity", ("threshold",), _FAST, {"threshold": 0.9, "block": 32, "cache": "prefix"}),
+    "fast-dllm-dual": Preset("vicinity", ("threshold",), _FAST, {"threshold": 0.9, "block": 32, "cache": "dual"}),
+    "dream": Preset(
+        "whole", ("quota",), "Ye et al. 2025, arXiv:2508.15487", {"rank": "entropy", "timetable": "linear"}
+    ),
+    "sdar": Preset("block", ("threshold",), "Cheng et al. 2025, arXiv:2510.06303", {"threshold": 0.85, **_FULL}),
+    "llada2": Preset("block", ("threshold",), "Bie et al. 2025, arXiv:2512.15745", {"threshold": 0.95, **_FULL}),
+    "llada2-edit": Preset(  # the quality mode of its model card; the speed mode is threshold 0.5, edit_threshold 0
+        "block",
+        ("threshold", "edit"),
+        "Bie et al. 2026, arXiv:2602.08676",
+        {"threshold": 0.7, "edit_threshold": 0.5, "rounds": 16, **_FULL},
+    ),
     "bd3": Preset("block", ("ancestral",), "Arriola et al. 2025, arXiv:2503.09573", {"temperature": 1.0}),
+    "sedd-euler": Preset("whole", ("score_leap",), _SEDD, {"leap": "euler", "temperature": 1.0}),
+    "sedd-analytic": Preset("whole", ("score_leap",), _SEDD, {"leap": "analytic", "temperature": 1.0}),
     "remdm": Preset("whole", ("ancestral", "remask"), "Wang et al. 2025, arXiv:2503.00307", {"temperature": 1.0}),
 }

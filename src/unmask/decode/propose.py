@@ -1,7 +1,7 @@
 """From a plan to an offer: one forward, then a candidate token for every target that may change.
 
-Here, and only here, logits are shifted for models that speak of the next token, the mask is taken out of the
-vocabulary, and a token is drawn. Logits exist for asked targets alone, a chunk of rows at a time.
+Here, and only here, logits are shifted for models that speak of the next token, ratios become probabilities, the mask
+is taken out of the vocabulary, and a token is drawn. Logits exist for asked targets alone, a chunk of rows at a time.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,17 @@ from torch import Tensor
 
 from unmask.base import seeds
 from unmask.base.denoiser import Cache, Denoiser
+from unmask.base.errors import Unsupported
 from unmask.base.step import Plan, Proposal, State
 from unmask.base.vocab import Vocab
 from unmask.decode.knobs import Knob, column
+from unmask.noise import clock
 
 CHUNK_ELEMENTS = 1 << 24
 """Float64 numbers of one chunk of logits: 128 MiB."""
+
+EARLIEST = 1e-5
+"""The least time that networks with a clock are told, as in published samplers: without noise there are no ratios."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +31,8 @@ class Sampling:
     Args:
         temperature: 0 takes the most probable token; otherwise tokens are drawn from softmax(logits / temperature).
         top_k: keep the k most probable tokens; 0 keeps all.
-        top_p: keep the smallest set of most probable tokens that holds this much probability; 1 keeps all.
+        top_p: keep the smallest set of most probable tokens that holds this much probability; 1 keeps all. With `top_k`
+            what both keep is kept, as in Dream; elsewhere top-p often looks at what top-k has left.
         forbidden: ids that are never proposed; the mask never is.
         no_end_before: canvas position before which no end of text is proposed; infinity makes the length exact.
     """
@@ -51,8 +57,13 @@ def propose(
         revise: whether positions that are DONE get an offer too.
     Returns:
         A proposal over (R, T). `log_prob`, `entropy` and `margin` belong to the distribution after top-k and top-p
-        at temperature 1, so that a confidence does not depend on the temperature.
+        at temperature 1, so that a confidence does not depend on the temperature. `mass` comes before all of them.
+    Raises:
+        Unsupported: a network that says ratios, on noise without a mask.
     """
+    ratios, t = model.traits.says == "score", plan.t.clamp(min=EARLIEST)
+    if ratios and model.traits.noise != "absorb":
+        raise Unsupported("ratios are read for noise that masks tokens ('absorb') only; this model can't be decoded")
     asked = plan.state == State.OPEN
     if revise:
         asked = asked | (plan.state == State.DONE)
@@ -61,7 +72,7 @@ def propose(
         plan.tokens,
         positions=plan.positions,
         attend=plan.attend,
-        t=plan.t if model.traits.clock else None,
+        t=t if model.traits.clock else None,
         cache=cache,
         rows=plan.rows,
         keep=plan.keep,
@@ -71,12 +82,18 @@ def propose(
     offer = {
         "tokens": plan.standing.clone(),
         **{name: torch.zeros_like(plan.targets, dtype=torch.float64) for name in ("entropy", "margin")},
-        **{name: torch.full_like(plan.targets, -torch.inf, dtype=torch.float64) for name in ("log_prob", "standing")},
+        **{
+            name: torch.full_like(plan.targets, -torch.inf, dtype=torch.float64)
+            for name in ("log_prob", "standing", *(["mass"] if ratios else []))
+        },
     }
     rows_per_chunk = max(1, CHUNK_ELEMENTS // model.vocab.size)
     for at in torch.arange(len(r), device=r.device).split(rows_per_chunk):
         rr, ii = r[at], i[at]
         logits = model.head(features[rr, source[at]]).double()
+        if ratios:
+            logits.scatter_(1, plan.standing[rr, ii, None], 0.0)  # of a token to itself
+            offer["mass"][rr, ii] = _mass(logits, model, t[rr])
         _forbid(logits, model.vocab, sampling, plan.targets[rr, ii], plan.rows[rr])
         key = seeds.key(plan.seed[rr], "token", plan.turn[rr], plan.targets[rr, ii])
         drawn = _draw(logits, sampling, rows=plan.rows[rr], key=key, now=plan.standing[rr, ii])
@@ -91,12 +108,22 @@ def _row_about(plan: Plan, r: Tensor, position: Tensor, *, shift: bool) -> Tenso
     return wanted - plan.positions[r, 0]  # windows feed a run of neighbouring positions
 
 
+def _mass(logits: Tensor, model: Denoiser, t: Tensor) -> Tensor:
+    """(N,) nats: the clean tokens' log ratios (N, V) to the mask, summed up and scaled to a probability, at times (N,).
+
+    Source: Ou et al. 2024, RADD, arXiv:2406.03736, sec. 3.1: p(clean token) = (e^sigma - 1) x its ratio.
+    """
+    assert model.vocab.mask is not None
+    clean = logits.index_fill(1, torch.tensor([model.vocab.mask], device=logits.device), -torch.inf)
+    return clean.logsumexp(-1) + clock.sigma(model.traits, t).expm1().log()
+
+
 def _forbid(logits: Tensor, vocab: Vocab, sampling: Sampling, positions: Tensor, rows: Tensor) -> None:
     """Take out, in place, what must not be written: the mask, forbidden ids, an end of text that comes too early."""
     logits[:, [*sampling.forbidden, *([] if vocab.mask is None else [vocab.mask])]] = -torch.inf
-    if vocab.eos is not None:
-        early = positions < column(sampling.no_end_before, rows)[:, 0]
-        logits[early, vocab.eos] = -torch.inf
+    early = positions < column(sampling.no_end_before, rows)[:, 0]
+    for end in vocab.ends:
+        logits[early, end] = -torch.inf
 
 
 def _draw(logits: Tensor, sampling: Sampling, *, rows: Tensor, key: Tensor, now: Tensor) -> dict[str, Tensor]:
@@ -132,15 +159,18 @@ def _race(log_p: Tensor, temperature: Tensor, key: Tensor) -> Tensor:
 
 
 def _filter(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Logits with everything outside top-k and top-p at -inf."""
-    if bool((top_k > 0).any()):
-        ranked = logits.sort(-1, descending=True).values
-        kth = ranked.gather(1, (top_k.long() - 1).clamp(0, logits.shape[1] - 1))
-        logits = logits.masked_fill((logits < kth) & (top_k > 0), -torch.inf)
-    if bool((top_p < 1).any()):
-        ranked, order = logits.sort(-1, descending=True)
+    """Logits with everything outside top-k or top-p at -inf; both look at the distribution as it came."""
+    use_k, use_p = bool((top_k > 0).any()), bool((top_p < 1).any())
+    if not use_k and not use_p:
+        return logits
+    ranked, order = logits.sort(-1, descending=True)
+    out = torch.zeros_like(logits, dtype=torch.bool)
+    if use_p:
         p = ranked.softmax(-1)
         beyond = (p.cumsum(-1) - p >= top_p) & (top_p < 1)
         beyond[:, 0] = False
-        logits = logits.masked_fill(beyond.gather(1, order.argsort(-1)), -torch.inf)
-    return logits
+        out |= beyond.gather(1, order.argsort(-1))
+    if use_k:
+        kth = ranked.gather(1, (top_k.long() - 1).clamp(0, logits.shape[1] - 1))
+        out |= (logits < kth) & (top_k > 0)
+    return logits.masked_fill(out, -torch.inf)

@@ -89,13 +89,15 @@ class Session:
         self.model, self.decoder, self.layouts = model, decoder, layouts
         self.tokenizer, self.stops, self.ends = tokenizer, stops, ends and vocab.eos is not None
         self.canvas = Canvas.of(
-            [(layout.tokens, layout.is_open) for layout in layouts],
+            [self._padded(layout) for layout in layouts],
             mask=blank(model),
             eos=vocab.eos,
             stop=self.ends,
             seeds=seeds,
             device=model.device,
         )
+        sizes = torch.tensor([[len(layout.tokens)] for layout in layouts], device=model.device)
+        self._own = torch.arange(self.canvas.tokens.shape[1], device=model.device) < sizes
         self.traces = [Trace() for _ in layouts]
         self.num_forwards = 0
         self._cuts: dict[int, int] = {}
@@ -107,6 +109,8 @@ class Session:
             self.num_forwards += 1
             if self.stops:
                 self._stop(turn.plan.rows.tolist())
+            if not self.decoder.revises:  # what will be cut need not be written
+                self.canvas.stop((~(self.canvas.open & self._own).any(1)).nonzero()[:, 0])
             yield
 
     def committed(self, row: int) -> list[int]:
@@ -121,8 +125,9 @@ class Session:
         sealed = int((canvas.sealed if self.decoder.revises else canvas.length)[row])
         reopened = {c.position for c in self.traces[row] if c.kind == "reopen"}
         looks: dict[int, Look] = {State.FIXED: "fixed", State.DONE: "committed", State.OPEN: "masked"}
-        cells = []
-        for i, (token, state) in enumerate(zip(canvas.tokens[row].tolist(), canvas.state[row].tolist(), strict=True)):
+        cells, own = [], slice(len(self.layouts[row].tokens))
+        tokens, states = canvas.tokens[row, own].tolist(), canvas.state[row, own].tolist()
+        for i, (token, state) in enumerate(zip(tokens, states, strict=True)):
             if state == State.ABSENT:
                 continue
             look = looks[state]
@@ -137,6 +142,7 @@ class Session:
         """What became of each row."""
         found = []
         for row, (layout, trace) in enumerate(zip(self.layouts, self.traces, strict=True)):
+            trace = trace.until(len(layout.tokens))
             spans = [self._kept(row, gap.start, gap.stop) for gap in layout.gaps]
             last = trace.last()
             ended = row in self._cuts or (self.ends and self._met_end(row))
@@ -147,7 +153,7 @@ class Session:
                     log_probs=[[last[i].log_prob if i in last else 0.0 for i in span] for span in spans],
                     ended="stop" if ended else "length",
                     cut=self._cuts.get(row),
-                    left=int(self.canvas.open[row].sum()),
+                    left=int((self.canvas.open & self._own)[row].sum()),
                     trace=trace,
                     forwards=int(self.canvas.forwards[row]),
                 )
@@ -166,8 +172,15 @@ class Session:
         return self.canvas.tokens[row, self._kept(row, start, max(start, stop))].tolist()
 
     def _met_end(self, row: int) -> bool:
-        written = self.canvas.state[row] == State.DONE
+        written = (self.canvas.state[row] == State.DONE) & self._own[row]
         return bool((written & (self.canvas.tokens[row] == self.canvas.eos)).any())
+
+    def _padded(self, layout: Layout) -> tuple[list[int], list[bool]]:
+        """A row as it is written: up to the end of its last block if the window wants that, as far as there is room."""
+        tokens, is_open = list(layout.tokens), list(layout.is_open)
+        size = min(self.decoder.room(len(tokens), self.model.traits), self.model.max_length)
+        more = max(0, size - len(tokens)) if any(is_open) else 0
+        return tokens + [blank(self.model)] * more, is_open + [True] * more
 
     def _stop(self, rows: Sequence[int]) -> None:
         """End rows whose committed text holds a stop string."""

@@ -45,6 +45,12 @@ class Trace:
         """How many written tokens were taken back or written over."""
         return sum(change.kind != "commit" for change in self.changes)
 
+    def until(self, stop: int) -> "Trace":
+        """The changes before a position."""
+        part = Trace()
+        part.changes = [change for change in self.changes if change.position < stop]
+        return part
+
     def last(self) -> dict[int, Change]:
         """The change that gave each position its final token."""
         return {c.position: c for c in self.changes if c.kind != "reopen"}

@@ -7,6 +7,7 @@ import asyncio
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import torch
@@ -16,9 +17,12 @@ from unmask.base.attend import Attend
 from unmask.base.errors import BadInput, TooLong, Unsupported
 from unmask.lm.results import Output, Score, Settings, StreamStep
 from unmask.lm.rows import Ask, Length, Prompt, Reader, is_list
+from unmask.lm.save import save
 from unmask.lm.write import stream, write
 from unmask.models.backbone import Transformer
 from unmask.objectives.likelihood import likelihood
+from unmask.text.chat import ChatTemplate, Message, Plain, conversations
+from unmask.text.layout import Fixed
 from unmask.text.tokenizer import Tokenizer
 
 
@@ -32,10 +36,21 @@ class LanguageModel:
         model: the network.
         tokenizer: strings to ids; without one, prompts are ids and results have no text.
         name: what it is called in messages and reports.
+        template: how it was taught to chat; without one, a chat is plain named turns.
+        source: the folder or file that it was loaded from, if any.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer | None = None, *, name: str = "model") -> None:
-        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer | None = None,
+        *,
+        name: str = "model",
+        template: ChatTemplate | None = None,
+        source: Path | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.name, self.source = model.eval(), tokenizer, name, source
+        self.template = template or (None if tokenizer is None else Plain(tokenizer))
         self._reader = Reader(tokenizer, model.vocab, model.traits, model.max_length, name)
 
     @property
@@ -45,7 +60,7 @@ class LanguageModel:
 
     def generate(
         self,
-        prompt: Prompt | Sequence[Prompt],
+        prompt: Prompt | Sequence[Prompt] | Sequence[Message] | Sequence[Sequence[Message]],
         *,
         length: Length = 64,
         eos: Literal["stop", "keep", "forbid"] = "stop",
@@ -64,18 +79,21 @@ class LanguageModel:
             stop: strings that end the text at their earliest match, which is cut off.
             n: texts per prompt.
             pins: token position in the completion to the text that stands there.
-            chat: put the prompt through the model's chat template.
+            chat: answer a conversation, put through the model's chat template: the prompt is the user's text, a list of
+                messages of a role and a content, or a list of either. `.text` is the conversation as the model sees it
+                and the answer, `.completion` the answer.
             settings: see `unmask.lm.results.Settings`.
         Returns:
             An `Output`; a list of them for a list of prompts or n > 1 (all of the first prompt first).
         """
-        ask = self._generation(prompt, length=length, eos=eos, stop=stop, n=n, pins=pins, chat=chat)
+        asked = self._turns(prompt) if chat else prompt
+        ask = self._generation(asked, length=length, eos=eos, stop=stop, n=n, pins=pins, chat=chat)
         outputs = write(self.model, self.tokenizer, ask, settings)
-        return outputs if n > 1 or is_list(prompt) else outputs[0]
+        return outputs if n > 1 or is_list(asked) else outputs[0]
 
     def stream(
         self,
-        prompt: Prompt,
+        prompt: Prompt | Sequence[Message],
         *,
         length: Length = 64,
         eos: Literal["stop", "keep", "forbid"] = "stop",
@@ -89,11 +107,12 @@ class LanguageModel:
         Committed text only grows and is never taken back: unfinished characters and possible beginnings of a stop
         string are held back. Takes what `generate` takes, for one text.
         """
-        if is_list(prompt):
-            raise BadInput("a stream continues one prompt, not a list; use generate for several")
         if self.tokenizer is None:
             raise Unsupported(f"{self.name} has no tokenizer, so there is no text to stream; use generate with ids")
-        ask = self._generation(prompt, length=length, eos=eos, stop=stop, n=1, pins=pins, chat=chat)
+        asked = self._turns(prompt) if chat else prompt
+        if is_list(asked):
+            raise BadInput("a stream continues one prompt, not a list; use generate for several")
+        ask = self._generation(asked, length=length, eos=eos, stop=stop, n=1, pins=pins, chat=chat)
         return stream(self.model, self.tokenizer, ask, settings)
 
     def infill(
@@ -160,9 +179,7 @@ class LanguageModel:
             samples: draws of noise; estimators that are exact take none.
             seed: of the noise.
         """
-        ids, context = self._reader.ids(text), self._reader.ids(given)
-        if given is None or isinstance(given, str):
-            context = [*self._reader.start, *context]
+        ids, context = self._reader.ids(text), self._reader.opening(given)
         if not ids:
             raise BadInput("the text to score is empty; give one character or more")
         tokens = torch.tensor([*context, *ids], device=self.model.device)
@@ -188,11 +205,11 @@ class LanguageModel:
 
         Args:
             tokens: (B, L) ids.
-            sigma: (B,) total noise, for networks that are defined over it.
+            sigma: (B,) total noise, for networks that are defined over it; those without time conditioning read 0.
             attend: None the model's own rule; "full"; "causal"; or (B, L, L) bool, True = visible.
             positions: (B, L) positions; 0 to L - 1 by default.
         Returns:
-            (B, L, V).
+            (B, L, V); of networks that say ratios, the log score (0 at the token that is there).
         """
         tokens = torch.as_tensor(tokens, device=self.model.device)
         if tokens.dim() != 2 or tokens.dtype.is_floating_point:
@@ -200,16 +217,37 @@ class LanguageModel:
         low, high = (int(tokens.min()), int(tokens.max())) if tokens.numel() else (0, 0)
         if not 0 <= low <= high < self.model.vocab.size:
             raise BadInput(f"token ids lie between 0 and {self.model.vocab.size - 1}, not {low} to {high}")
-        if tokens.shape[1] > self.model.max_length:
-            raise TooLong(f"{tokens.shape[1]} positions are more than the {self.model.max_length} of {self.name}")
-        if sigma is not None:
+        at = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
+        try:
+            at = torch.as_tensor(at, device=tokens.device).expand_as(tokens)
+        except RuntimeError as error:
+            raise BadInput(f"positions are of the shape of tokens, {tuple(tokens.shape)}: {error}") from error
+        size = int(at.max()) + 1 if at.numel() else 0
+        if size > self.model.max_length:
+            raise TooLong(f"{size} positions are more than the {self.model.max_length} of {self.name}")
+        rule = self._rule(attend, tuple(tokens.shape))
+        if sigma is None:
+            return self.model(tokens.long(), positions=at, attend=rule)
+        if self.model.shape.sigma == "none":
             raise Unsupported(f"{self.name} is not defined over a noise level; leave sigma out")
-        at = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        return self.model(
-            tokens.long(),
-            positions=at if positions is None else torch.as_tensor(positions, device=tokens.device),
-            attend=self._rule(attend, tuple(tokens.shape)),
-        )
+        sigma = torch.as_tensor(sigma, device=self.model.device)
+        if tuple(sigma.shape) != (len(tokens),) or not bool(((sigma >= 0) & (sigma < math.inf)).all()):
+            raise BadInput(f"sigma is the total noise of each row, {len(tokens)} numbers from 0, not {sigma.tolist()}")
+        return self.model.at(sigma, tokens.long(), positions=at, attend=rule)
+
+    def save(self, folder: str | Path, dtype: str | torch.dtype | None = None) -> None:
+        """Write a folder that `unmask.load` and the model's own publisher's code can read.
+
+        A model that was loaded from a folder goes back as it came: the same names, tensor by tensor the same numbers,
+        and the files of its tokenizer. A fresh one is written in our own layout.
+
+        Args:
+            folder: where.
+            dtype: of all floating-point numbers; None is what each tensor was stored in.
+        Raises:
+            Unsupported: weights that were rounded (`quantize=`, GGUF); the message says what to do.
+        """
+        save(self.model, self.tokenizer, self.source, Path(folder), dtype)
 
     def _rule(self, attend: str | Tensor | None, shape: tuple[int, ...]) -> Attend:
         if attend is None:
@@ -225,6 +263,14 @@ class LanguageModel:
             raise BadInput(f"attend is None, 'full', 'causal' or a bool tensor, not {attend!r}")
         return Attend(kind="full" if attend == "full" else "causal")
 
+    def _turns(self, prompt: Any) -> Fixed | list[Fixed]:
+        """Conversations up to the answer."""
+        if self.template is None:
+            raise Unsupported(f"{self.name} has no tokenizer, so there is no chat; use generate with ids")
+        chats, several = conversations(prompt)
+        read = self.template.read(chats)
+        return read if several else read[0]
+
     def _generation(
         self,
         prompt: Any,
@@ -236,8 +282,8 @@ class LanguageModel:
         pins: Mapping[int, str] | None,
         chat: bool,
     ) -> Ask:
-        if chat:
-            raise Unsupported(f"{self.name} has no chat template; give the prompt as plain text")
+        if chat and self.template is not None and eos == "stop":
+            stop = [*([stop] if stop and isinstance(stop, str) else stop), *self.template.stops]
         return self._reader.generation(prompt, length=length, eos=eos, stop=stop, n=n, pins=pins or {})
 
 

@@ -24,6 +24,10 @@ class Settings(TypedDict, total=False):
     factor: float | None
     bound: float | None
     rank: str | None
+    timetable: str | None
+    eos_last: bool | None
+    cache: str | None
+    leap: str | None
     remask: str | None
     eta: float | None
     edit_threshold: float | None

@@ -85,12 +85,26 @@ class Reader:
     @property
     def start(self) -> list[int]:
         """What stands before every text that comes as a string; ids are fed as they are."""
+        if self.tokenizer is not None:
+            return list(self.tokenizer.start)
         return [] if self.vocab.bos is None else [self.vocab.bos]
+
+    def opening(self, context: Prompt) -> list[int]:
+        """Ids of what stands before a text that is written or scored: the context, and what stands before every text.
+
+        A model that reads left to right needs something to start from: where there is nothing, a begin of text, or the
+        end of the text before.
+        """
+        ids = self.ids(context)
+        ids = [*self.start, *ids] if context is None or isinstance(context, str) else ids
+        if ids or self.traits.sees != "left":
+            return ids
+        return [i for i in (self.vocab.bos, self.vocab.eos) if i is not None][:1]
 
     def generation(
         self, prompt: Any, *, length: Length, eos: str, stop: str | Sequence[str], n: int, pins: Mapping[int, str]
     ) -> Ask:
-        """Rows that continue prompts."""
+        """Rows that continue prompts: text, ids, None, or pieces that were laid out before."""
         if eos not in ("stop", "keep", "forbid"):
             raise BadInput(f"eos is 'stop', 'keep' or 'forbid', not {eos!r}")
         gap = _gap(length)
@@ -150,7 +164,8 @@ class Reader:
 
     def _row(self, pieces: Sequence[Fixed | Gap]) -> Layout:
         raw = any(isinstance(p, Fixed) and p.raw for p in pieces)
-        row = lay(pieces, start=() if raw else self.start)
+        written = any(isinstance(p, Fixed) and p.ids for p in pieces[:1])
+        row = lay(pieces, start=() if raw else self.start if written else self.opening(None))
         if len(row.tokens) > self.max_length:
             raise TooLong(
                 f"the canvas would have {len(row.tokens)} positions and {self.name} holds {self.max_length}; "
@@ -162,7 +177,9 @@ class Reader:
         ids, raw = self.ids(text), not (text is None or isinstance(text, str))
         return Fixed(ids=tuple(ids), text=text if isinstance(text, str) else self._spelled(ids), raw=raw)
 
-    def _prompt(self, prompt: Prompt) -> Fixed:
+    def _prompt(self, prompt: Prompt | Fixed) -> Fixed:
+        if isinstance(prompt, Fixed):
+            return prompt
         piece = self._text(prompt)
         if not piece.ids and prompt is not None:
             raise BadInput("the prompt is empty; give some text (in Python, None writes without a prompt)")
@@ -194,14 +211,14 @@ class Reader:
         return tuple(s for s in stops if s)
 
 
-def as_list(prompt: Any) -> list[Prompt]:
+def as_list(prompt: Any) -> list[Prompt | Fixed]:
     """One prompt or several, as a list."""
     return list(prompt) if is_list(prompt) else [prompt]
 
 
 def is_list(prompt: Any) -> bool:
     """Whether this is a list of prompts rather than one (a text, ids, or None)."""
-    if prompt is None or isinstance(prompt, str):
+    if prompt is None or isinstance(prompt, str | Fixed):
         return False
     if torch.is_tensor(prompt):
         return prompt.dim() > 1

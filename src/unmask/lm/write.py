@@ -63,31 +63,35 @@ def sessions(
     width = len(ask.texts[0])
     for at in range(0, len(ask.texts), max(1, ROWS // width)):
         part = slice(at, at + max(1, ROWS // width))
-        early = torch.tensor([e for e in ask.no_end_before[part] for _ in range(width)], dtype=torch.float64)
+        layouts = [row for rows in ask.texts[part] for row in rows]
+        early = [bound for bound in ask.no_end_before[part] for _ in range(width)]
         session = Session(
             model,
-            [row for rows in ask.texts[part] for row in rows],
+            layouts,
             _decoder(model, settings, early),
             [int(seeds.key(seed, "draw", i)) for i in ask.draws[part] for _ in range(width)],
             tokenizer=tokenizer,
             stops=ask.stops,
             ends=ask.ends,
         )
+        session.canvas.ends = model.vocab.ends
         yield session, ask.texts[part]
 
 
-def _decoder(model: Transformer, settings: Settings, early: torch.Tensor) -> Decoder:
+def _decoder(model: Transformer, settings: Settings, early: list[float]) -> Decoder:
+    """The decoder of some rows: `early` is where an end of text may first stand."""
     options: dict[str, Any] = {k: v for k, v in settings.items() if k not in ("decoder", "seed", "watch")}
     for name in _LATER:
         if options.pop(name, None) is not None:
             raise Unsupported(f"{name}= needs constrained decoding, which this version does not have")
     vocab = model.vocab
+    forbidden = {vocab.bos, vocab.pad} - {None, *vocab.ends}
     return build(
         settings.get("decoder"),
         traits=model.traits,
         vocab=vocab,
         defaults=model.defaults,
-        internal={"forbidden": tuple({vocab.bos, vocab.pad} - {None, vocab.eos}), "no_end_before": early},
+        internal={"forbidden": tuple(forbidden), "no_end_before": torch.tensor(early, dtype=torch.float64)},
         **options,
     )
 

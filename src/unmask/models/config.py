@@ -1,13 +1,16 @@
 """Reading a published config.json: every value checked, everything that would change the mathematics accounted for."""
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from unmask.base.errors import BadCheckpoint, BadInput, Unsupported
 from unmask.base.vocab import Vocab
 from unmask.models.backbone import Shape
+from unmask.nn.moe import Experts
 from unmask.nn.rotary import SCALINGS, Scaling
 
+T = TypeVar("T")
 ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -22,8 +25,9 @@ LIMITS: dict[str, dict[str, tuple[str, float | None]]] = {
     "linear": {},
     "llama3": {"low": ("low_freq_factor", None), "high": ("high_freq_factor", None)},
     "yarn": {"low": ("beta_slow", 1.0), "high": ("beta_fast", 32.0)},
+    "proportional": {"share": ("partial_rotary_factor", 1.0)},
 }
-"""Published keys, with their defaults, of the bounds between fast and slow frequencies."""
+"""Published keys, with their defaults, of what else tells fast frequencies from slow ones."""
 
 
 class Reader:
@@ -103,12 +107,14 @@ def vocab(read: Reader, size: int, **ids: int | None) -> Vocab:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < size):
             raise BadCheckpoint(f"{read.where}: {name}_token_id must be an id below {size}, got {value!r}")
         found[name] = None if value == -1 else value
-    return Vocab(size=size, **found)
+    return Vocab(size=size, mask=found["mask"], eos=found["eos"], bos=found["bos"], pad=found["pad"])
 
 
 def llama_shape(read: Reader, **more: Any) -> Shape:
     """The sizes of Llama and its descendants under their usual keys; `more` adds switches, or replaces sizes."""
     read.only(use_sliding_window=False, rope_interleaved=False, pretraining_tp=1)
+    if set(read.config.get("layer_types") or ()) - {"full_attention"}:
+        raise Unsupported(f"{read.where}: layer_types other than full_attention, which this code does not have")
     theta, scaling = rope(read, more.get("max_length"))
     usual: dict[str, Callable[[], Any]] = {
         "vocab_size": lambda: read.whole("vocab_size"),
@@ -132,8 +138,18 @@ def llama_shape(read: Reader, **more: Any) -> Shape:
 
 def shape(read: Reader, **values: Any) -> Shape:
     """A shape; what can't be is the config's fault."""
+    return made(read, Shape, **values)
+
+
+def experts(read: Reader, **values: Any) -> Experts:
+    """A mixture of experts; what can't be is the config's fault."""
+    return made(read, Experts, **values)
+
+
+def made(read: Reader, kind: type[T], **values: Any) -> T:
+    """A record of this kind; what can't be is the config's fault."""
     try:
-        return Shape(**values)
+        return kind(**values)
     except BadInput as error:
         raise BadCheckpoint(f"{read.where}: {error}") from error
 
@@ -143,17 +159,35 @@ def rope(read: Reader, positions: int | None = None) -> tuple[float, Scaling | N
     told = read.inside("rope_parameters") if "rope_parameters" in read else read.inside("rope_scaling")
     theta = told.real("rope_theta", read.real("rope_theta", 10000.0))
     kind = told.config.get("rope_type", told.config.get("type", "default"))
+    if kind != "proportional":
+        told.only(partial_rotary_factor=(1, 1.0))
     if kind == "default":
         return theta, None
     if kind not in SCALINGS:
         raise Unsupported(
             f"{told.where}: rope_type is {kind!r}, which this code does not have; it has {', '.join(SCALINGS)}"
         )
-    told.only(truncate=True, mscale=(0, 0.0), mscale_all_dim=(0, 0.0))
+    factor, first = told.real("factor", 1.0 if kind == "proportional" else None), "original_max_position_embeddings"
+    holds = told if first not in read else read  # newer files have it inside, some outside; that of outside counts
+    original = holds.whole(first, positions or read.whole("max_position_embeddings", 1))
     return theta, Scaling(
         kind=kind,
-        factor=told.real("factor"),
-        original=told.whole("original_max_position_embeddings", positions or read.whole("max_position_embeddings", 1)),
-        warmth=told.real("attention_factor") if "attention_factor" in told else None,
+        factor=factor,
+        original=original,
+        warmth=_warmth(told, factor),
+        whole=told.flag("truncate", True),
         **{name: told.real(key, default) for name, (key, default) in LIMITS[kind].items()},
     )
+
+
+def _warmth(told: Reader, factor: float) -> float | None:
+    """What cosines and sines are multiplied by: given, or by DeepSeek's two factors; None is yarn's own rule.
+
+    Source: DeepSeek-V2, 2024, arXiv:2405.04434, sec. 3.1.4 (yarn with mscale and mscale_all_dim).
+    """
+    if "attention_factor" in told:
+        return told.real("attention_factor")
+    up, down = told.real("mscale", 0.0), told.real("mscale_all_dim", 0.0)
+    if not (up and down) or factor <= 1:
+        return None
+    return (0.1 * up * math.log(factor) + 1) / (0.1 * down * math.log(factor) + 1)

@@ -24,12 +24,14 @@ class Described:
 
     Args:
         shape, vocab, traits: see there.
+        network: what is made of them; another one where the mathematics of the backbone is not theirs.
         defaults: decoding defaults of this model, by option name, with a preset under "decoder".
     """
 
     shape: Shape
     vocab: Vocab
     traits: Traits
+    network: type[Transformer] = Transformer
     defaults: dict[str, Any] = field(default_factory=dict)
 
 
@@ -72,6 +74,7 @@ class Origin:
         pieces: of every parameter of ours, by name.
         dtypes: of every stored tensor, by stored name.
         inert: stored tensors that no parameter is made of.
+        lossy: why it can't go back, and what to do; "" where it can.
     """
 
     family: str
@@ -79,3 +82,4 @@ class Origin:
     pieces: Mapping[str, Piece]
     dtypes: Mapping[str, torch.dtype]
     inert: Mapping[str, Tensor]
+    lossy: str = ""

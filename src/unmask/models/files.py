@@ -5,14 +5,17 @@ known. It knows neither families nor models.
 """
 
 import json
+import math
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -23,6 +26,7 @@ from unmask.models.weights import some
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -44,6 +48,30 @@ class Stored:
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[tuple[slice, ...], torch.device], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A model in its files.
+
+    Args:
+        where: the folder or file.
+        config: the object in config.json, or what that would be.
+        tensors: every stored tensor by its published name.
+        lossy: why the model can't be saved as it came, and what to do; "" where it can.
+        metadata: what else a single file tells, of its tokenizer above all.
+    """
+
+    where: Path
+    config: dict[str, Any]
+    tensors: dict[str, Stored]
+    lossy: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def contents(folder: Path) -> Contents:
+    """What is in a folder."""
+    return Contents(folder, config(folder), tensors(folder))
 
 
 def config(folder: Path) -> dict[str, Any]:
@@ -73,8 +101,8 @@ def tensors(folder: Path) -> dict[str, Stored]:
         if not path.is_file():
             raise BadCheckpoint(f"{path} is missing")
         try:
-            with safe_open(path, framework="pt") as file:
-                found = {name: _stored(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+            with safe_open(path, framework="pt"):  # checks the header against the file
+                found = _header(path)
         except (SafetensorError, OSError) as error:
             raise BadCheckpoint(f"{path} is torn or no safetensors file: {error}") from error
         if twice := sorted(set(stored) & set(found)):
@@ -119,26 +147,48 @@ def _files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(set(shards.values()))]
     if pickles := sorted(path.name for pattern in PICKLES for path in folder.glob(pattern)):
         raise Unsupported(
-            f"{folder} has only pickled weights ({pickles[0]}), which can run code when opened; "
-            "convert them to safetensors where you trust them"
+            f"{folder} has only pickled weights ({pickles[0]}), which can run code when opened; where you trust them: "
+            f"unmask models convert-format {shlex.quote(str(folder))} FOLDER --allow-pickle"
         )
     raise BadCheckpoint(f"{folder} has no {WEIGHTS}")
 
 
-def _stored(path: Path, name: str, slice_of: Any) -> Stored:
-    dtype = slice_of.get_dtype()
-    if dtype not in DTYPES:
-        raise Unsupported(f"tensor {name} in {path} holds {dtype} numbers; known: {', '.join(DTYPES)}")
-    return Stored(tuple(slice_of.get_shape()), DTYPES[dtype], partial(_read, path, name))
+def _header(path: Path) -> dict[str, Stored]:
+    """What a file's header tells: eight bytes of its length, then JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        told = json.loads(file.read(length))
+    return {name: _stored(path, name, x, 8 + length) for name, x in told.items() if name != "__metadata__"}
 
 
-def _read(path: Path, name: str, cut: tuple[slice, ...], device: torch.device) -> Tensor:
-    """A part of a tensor. The file is opened anew each time: what is mapped counts as memory."""
+def _stored(path: Path, name: str, told: Mapping[str, Any], start: int) -> Stored:
+    if told["dtype"] not in DTYPES:
+        raise Unsupported(f"tensor {name} in {path} holds {told['dtype']} numbers; known: {', '.join(DTYPES)}")
+    shape, dtype = tuple(told["shape"]), DTYPES[told["dtype"]]
+    return Stored(shape, dtype, partial(_read, path, name, shape, dtype, start + told["data_offsets"][0]))
+
+
+def _read(
+    path: Path,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    start: int,
+    cut: tuple[slice, ...],
+    device: torch.device,
+) -> Tensor:
+    """A part of a tensor, its rows alone read. The file is not mapped: what is mapped counts as memory."""
+    first, last, _ = (cut[0] if cut else slice(None)).indices(shape[0] if shape else 1)
+    size = math.prod(shape[1:]) * dtype.itemsize
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            value: Tensor = (
-                file.get_slice(name)[cut] if cut and cut != (slice(None),) * len(cut) else file.get_tensor(name)
-            )
-    except (SafetensorError, OSError, RuntimeError) as error:
+        raw = np.fromfile(path, np.uint8, count=(last - first) * size, offset=start + first * size)
+    except OSError as error:
         raise BadCheckpoint(f"tensor {name} can't be read: {error}") from error
-    return value
+    if len(raw) != (last - first) * size:
+        raise BadCheckpoint(f"tensor {name} can't be read: {path} is shorter than it was")
+    value = (
+        torch.from_numpy(raw).view(dtype).view(last - first, *shape[1:])
+        if shape
+        else torch.from_numpy(raw).view(dtype)[0]
+    )
+    return (value[(slice(None), *cut[1:])] if cut else value).to(device)

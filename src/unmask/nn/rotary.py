@@ -20,22 +20,26 @@ class Scaling:
 
     Args:
         kind: "linear" divides all frequencies; "llama3" divides the slow ones, with a ramp between; "yarn" the same,
-            with its ramp over dimensions, and warmer attention.
+            with its ramp over dimensions, and warmer attention; "proportional" divides all and stops the slowest.
         factor: by how much.
         original: positions of the first training ("llama3", "yarn").
         low, high: full turns over `original` below which a frequency is divided, and above which it is left alone.
         warmth: what cosines and sines are multiplied by ("yarn"); None is 0.1 ln(factor) + 1.
+        whole: whether the ramp begins and ends at whole dimensions ("yarn").
+        share: which share of the pairs, the fastest, turns at all ("proportional").
 
     Source: linear: Chen et al. 2023, arXiv:2306.15595. llama3: Llama 3.1, Grattafiori et al. 2024, arXiv:2407.21783.
-    yarn: Peng et al. 2023, arXiv:2309.00071, sec. 3.2 to 3.4.
+    yarn: Peng et al. 2023, arXiv:2309.00071, sec. 3.2 to 3.4. proportional: Gemma 4, transformers 5.24.
     """
 
-    kind: Literal["linear", "llama3", "yarn"]
+    kind: Literal["linear", "llama3", "yarn", "proportional"]
     factor: float
     original: int = 0
     low: float = 1.0
     high: float = 4.0
     warmth: float | None = None
+    whole: bool = True
+    share: float = 1.0
 
     @property
     def temperature(self) -> float:
@@ -63,17 +67,25 @@ def _yarn(scaling: Scaling, powers: Tensor, theta: float) -> Tensor:
         """The pair that turns this often over the original length."""
         return size * math.log(scaling.original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
-    first = max(math.floor(dimension(scaling.high)), 0)
-    last = min(math.ceil(dimension(scaling.low)), size - 1)
+    first, last = dimension(scaling.high), dimension(scaling.low)
+    if scaling.whole:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, size - 1)
     pairs = torch.arange(len(powers), dtype=torch.float32, device=powers.device)
-    divided = ((pairs - first) / max(last - first, 0.001)).clamp(0, 1)
+    divided = ((pairs - first) / (last - first or 0.001)).clamp(0, 1)
     return divided * frequencies / scaling.factor + (1 - divided) * frequencies
+
+
+def _proportional(scaling: Scaling, powers: Tensor, theta: float) -> Tensor:
+    turning = torch.arange(len(powers), device=powers.device) < int(scaling.share * len(powers))
+    return torch.where(turning, theta**-powers / scaling.factor, 0.0)
 
 
 SCALINGS: dict[str, Callable[[Scaling, Tensor, float], Tensor]] = {
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
+    "proportional": _proportional,
 }
 """(scaling, exponents of theta (size / 2,), theta) to radians a position (size / 2,)."""
 

@@ -14,6 +14,7 @@ from unmask.decode.policies.everything import Everything
 from unmask.decode.policies.factor import Factor
 from unmask.decode.policies.quota import Quota
 from unmask.decode.policies.remask import Remask
+from unmask.decode.policies.score_leap import ScoreLeap
 from unmask.decode.policies.threshold import Threshold
 
 
@@ -37,6 +38,7 @@ TABLE: dict[str, type[Policy]] = {
     "factor": Factor,
     "entropy_bound": EntropyBound,
     "ancestral": Ancestral,
+    "score_leap": ScoreLeap,
     "remask": Remask,
     "edit": Replace,
 }

@@ -1,9 +1,10 @@
 """Replace written tokens that the model would write differently now; follows a policy that accepts.
 
-A region is settled once nothing is open and nothing was replaced, or after `rounds` forwards beyond its budget.
+A region is settled by a forward that found nothing open and replaced nothing, or by its `rounds`-th forward that found
+nothing open, as it stands then (the loop counts them).
 
 Source: LLaDA2.1, 2026, arXiv:2602.08676, sec. 3 (token-to-token editing, threshold for edits apart from the one for
-masks).
+masks; 16 rounds at most, from its released generate).
 """
 
 from dataclasses import dataclass, replace
@@ -15,11 +16,11 @@ from unmask.decode.knobs import Knob, column
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replace:
-    """Overwrite DONE targets whose candidate differs and has at least this probability.
+    """Overwrite DONE targets whose candidate differs and has more than this probability.
 
     Args:
-        edit_threshold: probability from which a written token is replaced.
-        rounds: forwards beyond the region's budget after which it is settled all the same.
+        edit_threshold: probability above which a written token is replaced; 0 always takes the candidate.
+        rounds: forwards over a region with nothing open after which it is settled all the same.
     """
 
     edit_threshold: Knob = 0.9
@@ -30,6 +31,6 @@ class Replace:
         """The edit with mistaken tokens replaced."""
         written = offer.asked & (plan.state == State.DONE) & (edit.state == State.DONE)
         better = (offer.tokens != plan.standing) & (offer.log_prob.exp() > column(self.edit_threshold, plan.rows))
-        spent = plan.left <= -self.rounds
-        replaced = written & better & ~spent[:, None]
-        return replace(edit.accept(replaced, offer.tokens), settled=edit.settled & ~replaced.any(1))
+        unchecked = offer.is_open.any(1)  # what is written now has not been read by any forward
+        replaced = written & better
+        return replace(edit.accept(replaced, offer.tokens), settled=edit.settled & ~unchecked & ~replaced.any(1))

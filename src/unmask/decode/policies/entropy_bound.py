@@ -13,7 +13,8 @@ import torch
 
 from unmask.base.step import Edit, Plan, Proposal
 from unmask.decode.knobs import Knob, column
-from unmask.decode.policies.rank import best, quota
+from unmask.decode.policies.rank import best
+from unmask.decode.policies.timetable import even
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,5 +33,5 @@ class EntropyBound:
         entropy = torch.where(offer.is_open, offer.entropy, torch.inf).sort(1).values
         others = torch.nan_to_num(entropy, posinf=0.0).cumsum(1) - torch.nan_to_num(entropy, posinf=0.0)
         holds = (others <= column(self.bound, plan.rows)) & entropy.isfinite()
-        count = torch.maximum(holds.int().cummin(1).values.sum(1), quota(offer, plan))
-        return edit.accept(best(-offer.entropy, offer.is_open, count), offer.tokens)
+        count = torch.maximum(holds.int().cummin(1).values.sum(1), even(offer, plan))
+        return edit.accept(best(-offer.entropy, plan, offer.is_open, count), offer.tokens)

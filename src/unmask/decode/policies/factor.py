@@ -12,7 +12,8 @@ import torch
 
 from unmask.base.step import Edit, Plan, Proposal
 from unmask.decode.knobs import Knob, column
-from unmask.decode.policies.rank import best, quota
+from unmask.decode.policies.rank import best
+from unmask.decode.policies.timetable import even
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,5 +32,5 @@ class Factor:
         p = torch.where(offer.is_open, offer.log_prob.exp(), -1.0).sort(1, descending=True).values
         k = torch.arange(1, p.shape[1] + 1, device=p.device)
         holds = (p >= 1 - column(self.factor, plan.rows) / (k + 1)) & (p >= 0)
-        count = torch.maximum(holds.int().cummin(1).values.sum(1), quota(offer, plan))
-        return edit.accept(best(offer.log_prob, offer.is_open, count), offer.tokens)
+        count = torch.maximum(holds.int().cummin(1).values.sum(1), even(offer, plan))
+        return edit.accept(best(offer.log_prob, plan, offer.is_open, count), offer.tokens)

@@ -26,18 +26,43 @@ def coin(plan: Plan, stream: str) -> Tensor:
     return seeds.uniform(seeds.key(plan.seed[:, None], stream, plan.turn[:, None], plan.targets))
 
 
-def quota(offer: Proposal, plan: Plan) -> Tensor:
-    """(R,) how many open targets this step has to fill so that the region's budget of steps is kept.
+def ending(offer: Proposal, ends: tuple[int, ...]) -> Tensor:
+    """(R, T) bool: offers of a token that ends the text, in rows where an open target is offered another one."""
+    ids = torch.tensor(ends, dtype=offer.tokens.dtype, device=offer.tokens.device)
+    ending = torch.isin(offer.tokens, ids)
+    return ending & (offer.is_open & ~ending).any(1, keepdim=True)
 
-    With n open positions and k steps left, ceil(n / k): the published shares (n // k, one more in the first n % k
-    steps), computed from what is left instead of remembered.
+
+def best(score: Tensor, plan: Plan, among: Tensor, count: Tensor, last: Tensor | None = None) -> Tensor:
+    """(R, T) bool: the `count` (R,) highest scores among the allowed targets; equal ones as published, see `_tied`.
+
+    Those of `last` come after all others, whatever their scores.
     """
-    num_open = offer.is_open.sum(1)
-    steps = (plan.left + 1).clamp(min=1)
-    return -(-num_open // steps)
+    worst = torch.finfo(score.dtype).min  # an allowed target stands before all others, even with a probability of 0
+    score = score.clamp(min=worst) if last is None else score.clamp(min=worst).masked_fill(last, worst)
+    score = score.masked_fill(~among, -torch.inf)
+    order = score.argsort(dim=1, descending=True, stable=True)
+    chosen = (order.argsort(dim=1) < count[:, None]) & among
+    lowest = score.masked_fill(~chosen, torch.inf).amin(1, keepdim=True)
+    for r in (among & ~chosen & (score == lowest)).any(1).nonzero()[:, 0].tolist():
+        chosen[r] = _tied(score[r], plan.targets[r], plan.positions[r], int(count[r]))
+    return chosen
 
 
-def best(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
-    """(R, T) bool: the `count` (R,) highest scores among the allowed targets; ties go to the left."""
-    order = score.masked_fill(~among, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    return (order.argsort(dim=1) < count[:, None]) & among
+def _tied(score: Tensor, targets: Tensor, positions: Tensor, count: int) -> Tensor:
+    """(T,) bool: the `count` best of a row in which some are equal: those that topk on a CPU takes of all that was fed.
+
+    Equal scores are common under top-p: where one token holds all of the mass that is kept, its probability is 1. The
+    published samplers leave the choice to topk, which goes neither by position nor by chance; so that the texts are
+    theirs on every device, the choice is left to the same function here.
+    """
+    first, size = positions[0], int((positions >= 0).sum())
+    row = torch.full((size,), -torch.inf, dtype=score.dtype)
+    there = (targets >= 0).cpu()
+    at = (targets - first).cpu()[there]
+    row[at] = score.cpu()[there]
+    taken = torch.zeros(size, dtype=torch.bool)
+    taken[row.topk(count).indices] = True
+    chosen = torch.zeros_like(there)
+    chosen[there] = taken[at]
+    return chosen.to(score.device)

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from unmask.base.step import Edit, Plan, Proposal
 from unmask.decode.knobs import Knob, column
-from unmask.decode.policies.rank import SCORES, Rank, best, quota
+from unmask.decode.policies.rank import SCORES, Rank, best, ending
+from unmask.decode.policies.timetable import TIMETABLES, Timetable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,17 +20,24 @@ class Threshold:
     Args:
         threshold: probability from which an offer is taken.
         rank: which come first where too few are sure.
-        strict: whether the probability has to be above the threshold (SDAR) instead of at it (Fast-dLLM).
+        strict: whether the probability has to be above the threshold (SDAR, LLaDA2) instead of at it (Fast-dLLM).
+        timetable: how many are taken at least, see `Quota`.
+        eos_last: whether an end of text is sure only where nothing else is left, see `Quota`.
+        ends: ids that end a text; set from the vocabulary.
     """
 
     threshold: Knob = 0.9
     rank: Rank = "confidence"
     strict: bool = False
+    timetable: Timetable = "even"
+    eos_last: bool = False
+    ends: tuple[int, ...] = ()
     revises: ClassVar[bool] = False
 
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
         """The edit with all sure offers taken."""
         bar, p = column(self.threshold, plan.rows), offer.log_prob.exp()
-        sure = offer.is_open & ((p > bar) if self.strict else (p >= bar))
-        floor = best(SCORES[self.rank](offer, plan), offer.is_open, quota(offer, plan))
-        return edit.accept(sure | floor, offer.tokens)
+        last = ending(offer, self.ends if self.eos_last else ())
+        sure = offer.is_open & ~last & ((p > bar) if self.strict else (p >= bar))
+        count = TIMETABLES[self.timetable](offer, plan)
+        return edit.accept(sure | best(SCORES[self.rank](offer, plan), plan, offer.is_open, count, last), offer.tokens)

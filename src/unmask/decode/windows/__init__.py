@@ -1,7 +1,7 @@
 """Where to look now: one window a file, one line here.
 
-A window is a frozen dataclass whose fields are its options, with `caches` (whether it keeps keys and values),
-`check(traits)` and `(canvas, traits, cache) -> Plan`.
+A window is a frozen dataclass whose fields are its options, with `caches` (whether it keeps keys and values), `pads`
+(whether a row's last block has to be a whole one), `check(traits)` and `(canvas, traits, cache) -> Plan`.
 """
 
 from typing import Protocol
@@ -12,6 +12,7 @@ from unmask.base.step import Plan
 from unmask.base.vocab import Traits
 from unmask.decode.windows.block import Block
 from unmask.decode.windows.next import Next
+from unmask.decode.windows.vicinity import Vicinity
 from unmask.decode.windows.whole import Whole
 
 
@@ -20,7 +21,12 @@ class Window(Protocol):
 
     @property
     def caches(self) -> bool:
-        """Whether keys and values of final positions are kept."""
+        """Whether keys and values are kept."""
+        ...
+
+    @property
+    def pads(self) -> bool:
+        """Whether a row is written up to the end of its last block, and cut."""
         ...
 
     def check(self, traits: Traits) -> None:
@@ -32,4 +38,4 @@ class Window(Protocol):
         ...
 
 
-TABLE: dict[str, type[Window]] = {"next": Next, "whole": Whole, "block": Block}
+TABLE: dict[str, type[Window]] = {"next": Next, "whole": Whole, "block": Block, "vicinity": Vicinity}

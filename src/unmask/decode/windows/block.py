@@ -33,6 +33,7 @@ class Block:
     block: int | None = None
     steps: int | None = None
     caches: ClassVar[bool] = True
+    pads: ClassVar[bool] = True
 
     def check(self, traits: Traits) -> None:
         """Raise Unsupported where a model can't be read like this."""

@@ -26,6 +26,7 @@ class Next:
     """Feed what is not kept yet, ask about the first open position."""
 
     caches: ClassVar[bool] = True
+    pads: ClassVar[bool] = False
 
     def check(self, traits: Traits) -> None:
         """Raise Unsupported where a model can't be read like this."""

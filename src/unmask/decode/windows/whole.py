@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from unmask.base.attend import Attend
 from unmask.base.canvas import Canvas
@@ -30,6 +31,7 @@ class Whole:
     block: int | None = None
     steps: int | None = None
     caches: ClassVar[bool] = False
+    pads: ClassVar[bool] = False
 
     def check(self, traits: Traits) -> None:
         """Raise Unsupported where a model can't be read like this."""
@@ -39,33 +41,44 @@ class Whole:
     def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None) -> Plan:
         """The plan of the next forward."""
         rows = (~canvas.done).nonzero()[:, 0]
-        there, origin, sealed = present(canvas, rows), canvas.origin[rows], canvas.sealed[rows]
-        size = there - origin
-        if self.block is None:
-            start, end, steps = origin, there, size if self.steps is None else torch.full_like(size, self.steps)
-        else:
-            index = (sealed - origin) // self.block
-            start = origin + index * self.block
-            end = torch.minimum(start + self.block, there)
-            steps = end - start if self.steps is None else self._share(canvas, rows, index)
+        start, end, steps = active(canvas, rows, self.block, self.steps)
         return look(
             canvas,
             rows,
-            feed=(torch.zeros_like(start), there),
+            feed=(torch.zeros_like(start), present(canvas, rows)),
             region=(start, end),
             keep_to=None,
             steps=steps,
             attend=Attend.native(traits),
         )
 
-    def _share(self, canvas: Canvas, rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Steps of block `index`: the total shared out evenly, earlier blocks take what is over."""
-        assert self.block is not None
-        assert self.steps is not None
-        blocks = -(-(canvas.length[rows] - canvas.origin[rows]) // self.block)
-        if self.steps < int(blocks.max()):
-            raise BadInput(
-                f"steps={self.steps} are fewer than the {int(blocks.max())} blocks of {self.block} positions: "
-                "each block takes one at least; raise steps, or block"
-            )
-        return self.steps // blocks + (index < self.steps % blocks).long()
+
+def active(canvas: Canvas, rows: Tensor, block: int | None, steps: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The block that each row is writing: its start, its end, and the steps that it may take, (R,) each.
+
+    Args:
+        canvas: the text.
+        rows: (R,) its rows that take part.
+        block, steps: see `Whole`.
+    Raises:
+        BadInput: fewer steps than blocks.
+    """
+    there, origin, sealed = present(canvas, rows), canvas.origin[rows], canvas.sealed[rows]
+    if block is None:
+        size = there - origin
+        return origin, there, size if steps is None else torch.full_like(size, steps)
+    index = (sealed - origin) // block
+    start = origin + index * block
+    end = torch.minimum(start + block, there)
+    return start, end, end - start if steps is None else _share(canvas, rows, index, block, steps)
+
+
+def _share(canvas: Canvas, rows: Tensor, index: Tensor, block: int, steps: int) -> Tensor:
+    """Steps of block `index`: the total shared out evenly, earlier blocks take what is over."""
+    blocks = -(-(canvas.length[rows] - canvas.origin[rows]) // block)
+    if steps < int(blocks.max()):
+        raise BadInput(
+            f"steps={steps} are fewer than the {int(blocks.max())} blocks of {block} positions: "
+            "each block takes one at least; raise steps, or block"
+        )
+    return steps // blocks + (index < steps % blocks).long()
