@@ -19,6 +19,7 @@ TRAITS = {
     "whole": Traits(sees="all"),
     "block": Traits(sees="blocks", block=4),
     "vicinity": Traits(sees="all"),
+    "canvas": Traits(sees="context-then-canvas", block=4),
 }
 CHAINS = [*policies.TABLE, "threshold + edit", "quota + remask", "ancestral + remask", "ancestral + remask + edit"]
 FIRST = [c for c in CHAINS if c not in ("remask", "edit")]  # these two follow a policy that accepts
@@ -68,6 +69,8 @@ class TestEveryDecoder:
         assert torch.equal(swapped.tokens.flip(0), together.tokens)
 
     def test_another_seed_gives_another_text(self, window, chain):
+        if (window, chain) == ("next", "renoise"):
+            pytest.skip("it writes the best token, and there is no noise to see at its only step")
         texts = {tuple(write(window, chain, seeds=(s, s, s))[1].tokens.flatten().tolist()) for s in range(4)}
         assert len(texts) > 1
 
@@ -83,7 +86,13 @@ class TestEveryDecoder:
     def test_a_budget_of_steps_holds(self, window, chain):
         budget = {} if window == "next" else {"steps": 3}  # a window of one position has none
         _, canvas, _, _ = write(window, chain, **budget)
-        most = {"next": max(sum(is_open) for _, is_open in ROWS), "whole": 3, "block": 3 * 3, "vicinity": 3}[window]
+        most = {
+            "next": max(sum(is_open) for _, is_open in ROWS),
+            "whole": 3,
+            "block": 3 * 3,
+            "vicinity": 3,
+            "canvas": 3 * 3,
+        }[window]
         rounds = 16 * (3 if window == "block" else 1) if "edit" in chain else 0
         assert int(canvas.forwards.max()) <= most + rounds
 

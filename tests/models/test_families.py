@@ -78,6 +78,25 @@ TINY = {
     "diffugpt": {**GPT2, "model_type": "gpt2", "mask_token_id": 60},
     "wedlm": {**SIZES, "model_type": "wedlm", "qk_norm": True, "attention_bias": False},
     "nemotron_labs_diffusion": {**SIZES, "model_type": "nemotron_labs_diffusion", "mask_token_id": 60},
+    "diffusion_gemma": {
+        "model_type": "diffusion_gemma",
+        "canvas_length": 8,
+        "text_config": {
+            **{key: value for key, value in SIZES.items() if key not in ("rope_theta", "torch_dtype")},
+            "head_dim": 8,
+            "global_head_dim": 16,
+            "num_global_key_value_heads": 1,
+            "moe_intermediate_size": 20,
+            "num_experts": 6,
+            "top_k_experts": 2,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
+            },
+        },
+    },
     "mdlm": {**DIT, "model_type": "mdlm"},
     "bd3lm": {**DIT, "model_type": "bd3lm", "block_size": 4, "cross_attn": True, "adaln": True, "causal": False},
     "sedd": {

@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from unmask.base import seeds
 from unmask.base.step import Edit, Plan, State
 
 
@@ -32,6 +33,7 @@ class Canvas:
             readers of a canvas know one end of text.
         stops: (B,) bool, whether an end of text ends the row.
         seed: (B,) int64, what all noise of a row is keyed by.
+        best: (B, L) what the model held for the best token at its last look; -1 where it has not looked.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Canvas:
         self.eos = eos
         self.ends: tuple[int, ...] = () if eos is None else (eos,)
         self.stops = torch.zeros_like(self.length, dtype=torch.bool) if stops is None else stops
+        self.best = torch.full_like(self.tokens, -1)
         self.seed = torch.zeros_like(self.length) if seed is None else seed
 
     @classmethod
@@ -96,8 +99,17 @@ class Canvas:
         """(B,) the left-contiguous positions that are not open."""
         return self._first_open()
 
-    def apply(self, plan: Plan, edit: Edit) -> None:
-        """Write one step down. FIXED and ABSENT positions never change, whatever the edit says."""
+    def noise(self, size: int) -> None:
+        """Let OPEN positions hold uniform tokens below `size`, for models whose noise is other tokens."""
+        at = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        drawn = (seeds.uniform(seeds.key(self.seed[:, None], "open", at)) * size).long()
+        self.tokens = torch.where(self.open, drawn, self.tokens)
+
+    def apply(self, plan: Plan, edit: Edit, best: Tensor | None = None) -> None:
+        """Write one step down. FIXED and ABSENT positions never change, whatever the edit says.
+
+        `best` (R, T) is what the model holds for the best token of each target, for the next plan to know.
+        """
         rows = plan.rows
         tokens, state = self.tokens[rows], self.state[rows]
         may = (plan.targets >= 0) & ((plan.state == State.OPEN) | (plan.state == State.DONE))
@@ -105,6 +117,8 @@ class Canvas:
         tokens[r, plan.targets[r, i]] = edit.tokens[r, i]
         state[r, plan.targets[r, i]] = edit.state[r, i]
         self.tokens[rows], self.state[rows] = tokens, state
+        if best is not None:
+            self.best[rows[r], plan.targets[r, i]] = best[r, i]
         self._end_at_eos(rows[edit.settled])
         self._seal(plan, edit)
 

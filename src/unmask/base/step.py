@@ -40,6 +40,7 @@ class Plan:
         targets: (R, T) canvas positions that an offer is asked for; -1 at the end of rows that ask for fewer.
         state: (R, T) uint8, what each target is now.
         standing: (R, T) the token that stands there now.
+        last: (R, T) the token that the model held for the best one at the last look; -1 where there was none.
         t, s: (R,) float64 noise level now and after this step, 1 noise, 0 clean.
         left: (R,) steps of the region's budget that are left after this one; negative once it is overdrawn.
         seed, turn: (R,) key of the row's noise, and the forwards it has spent so far, which count the noise.
@@ -54,6 +55,7 @@ class Plan:
     targets: Tensor
     state: Tensor
     standing: Tensor
+    last: Tensor
     t: Tensor
     s: Tensor
     left: Tensor
@@ -71,6 +73,7 @@ class Proposal:
         is_open: (R, T) bool, asked and still to be written.
         tokens: (R, T) candidate.
         log_prob: (R, T) float64 nats, of the candidate.
+        best, top: (R, T) the most probable token, and its float64 nats.
         entropy: (R, T) float64 nats, of the distribution.
         margin: (R, T) float64, probability of the best minus that of the second best token.
         standing: (R, T) float64 nats, log-probability of the token that stands there now.
@@ -82,6 +85,8 @@ class Proposal:
     is_open: Tensor
     tokens: Tensor
     log_prob: Tensor
+    best: Tensor
+    top: Tensor
     entropy: Tensor
     margin: Tensor
     standing: Tensor

@@ -37,10 +37,14 @@ class Decoder:
         """Forwards with nothing open after which a region is settled as it stands; None: its policies know when."""
         return next((p.rounds for p in self.policies if isinstance(p, Replace)), None)
 
-    def room(self, length: int, traits: Traits) -> int:
-        """Positions to write for a row of `length`: up to the end of its last block where the window pads."""
+    def room(self, length: int, origin: int, traits: Traits) -> int:
+        """Positions to write for a row of `length`: up to the end of its last block where the window pads.
+
+        `origin` is its first open position.
+        """
         block = getattr(self.window, "block", None) or traits.block
-        return -(-length // block) * block if self.window.pads and block else length
+        start = origin % block if block and isinstance(self.window, windows.Canvases) else 0
+        return start + -(-(length - start) // block) * block if self.window.pads and block else length
 
     def policy(self, offer: Proposal, plan: Plan) -> Edit:
         """What all policies make of an offer."""
@@ -92,7 +96,14 @@ def build(
         what = f"{preset.window} x {' + '.join(chain)}"
         raise BadInput(f"{useless[0]} has no effect on this decoder ({what}); it takes {', '.join(sorted(takes))}")
     values = {k: check(k, v) for k, v in {**settings, **given}.items() if k in takes}
-    everything = {"mask": vocab.mask, "ends": vocab.ends, "traits": traits, **(internal or {}), **values}
+    everything = {
+        "mask": vocab.mask,
+        "size": vocab.size,
+        "ends": vocab.ends,
+        "traits": traits,
+        **(internal or {}),
+        **values,
+    }
 
     def make(part: Any) -> Any:
         return part(**{f.name: everything[f.name] for f in fields(part) if everything.get(f.name) is not None})

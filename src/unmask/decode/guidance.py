@@ -25,7 +25,7 @@ class Guided:
         weight: w; 0 changes nothing.
         prompt: (B, L) bool, the positions to mask in the unconditional half.
     Raises:
-        Unsupported: the vocabulary has no mask.
+        Unsupported: the vocabulary has no mask, or the network carries what it said, of which there would be two.
     """
 
     model: Denoiser
@@ -35,7 +35,8 @@ class Guided:
     def __post_init__(self) -> None:
         if self.model.vocab.mask is None:
             raise Unsupported("guidance masks the prompt, and this model has no mask token; leave guidance at 0")
-
+        if self.model.traits.carries:
+            raise Unsupported("guidance has no place in a model that is conditioned on itself; leave it at 0")
         self.vocab, self.traits, self.max_length = self.model.vocab, self.model.traits, self.model.max_length
 
     @property

@@ -43,6 +43,8 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]
         raise BadInput("a model that reads left to right needs a token to start from; give a prompt")
     if decoder.guidance:
         model = Guided(model, decoder.guidance, canvas.state == State.FIXED)
+    if model.traits.noise == "uniform":
+        canvas.noise(model.vocab.size)
     cache = model.cache(*canvas.tokens.shape) if decoder.window.caches else None
     rounds = torch.zeros_like(canvas.length)  # forwards that each row's region has had with nothing open
     while not bool(canvas.done.all()):
@@ -53,5 +55,5 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]
             rounds[plan.rows] = torch.where(offer.is_open.any(1), 0, rounds[plan.rows] + 1)
             spent = (rounds[plan.rows] >= decoder.rounds) & ~(edit.state == State.OPEN).any(1)
             edit = replace(edit, settled=edit.settled | spent)
-        canvas.apply(plan, edit)
+        canvas.apply(plan, edit, offer.best)
         yield Turn(plan, offer, edit)

@@ -36,6 +36,9 @@ OPTIONS: dict[str, Option] = {
     "edit_threshold": Option(
         float, lambda v: 0 <= v <= 1, "between 0 and 1", "probability above which a written token is replaced"
     ),
+    "settle": Option(
+        float, lambda v: v >= 0, "0 or more nats", "mean entropy below which text that holds still is done"
+    ),
     "rounds": Option(int, lambda v: v >= 0, "a whole number from 0", "forwards for editing once all is written"),
     "eta": Option(float, lambda v: 0 <= v <= 1, "between 0 and 1", "strength of remasking"),
     "leap": _named(("euler", "analytic"), "whether a step along a score keeps its first rates or integrates them"),
@@ -47,6 +50,8 @@ OPTIONS: dict[str, Option] = {
     ),
     "cache": _named(("prefix", "dual"), "what is kept of a full forward: what lies before the block, or all but it"),
     "strict": Option(bool, lambda v: True, "true or false", "whether a probability must exceed the threshold"),
+    "t_max": Option(float, lambda v: v > 0, "above 0", "what logits are divided by at the first step"),
+    "t_min": Option(float, lambda v: v > 0, "above 0", "what logits are divided by at the end"),
     "temperature": Option(float, lambda v: v >= 0, "0 or more", "0 takes the best token, 1 draws from the model"),
     "top_k": Option(int, lambda v: v >= 0, "a whole number from 0", "tokens that may be drawn; 0 is all"),
     "top_p": Option(float, lambda v: 0 < v <= 1, "above 0, at most 1", "probability mass that may be drawn from"),

@@ -43,6 +43,12 @@ PRESETS: dict[str, Preset] = {
         "Bie et al. 2026, arXiv:2602.08676",
         {"threshold": 0.7, "edit_threshold": 0.5, "rounds": 16, **_FULL},
     ),
+    "diffusion-gemma": Preset(
+        "canvas",
+        ("renoise",),
+        "Google 2026, transformers 5.24",
+        {"steps": 48, "bound": 0.1, "settle": 0.005, "t_max": 0.8, "t_min": 0.4, "temperature": 1.0},
+    ),
     "bd3": Preset("block", ("ancestral",), "Arriola et al. 2025, arXiv:2503.09573", {"temperature": 1.0}),
     "sedd-euler": Preset("whole", ("score_leap",), _SEDD, {"leap": "euler", "temperature": 1.0}),
     "sedd-analytic": Preset("whole", ("score_leap",), _SEDD, {"leap": "analytic", "temperature": 1.0}),

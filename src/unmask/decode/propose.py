@@ -5,12 +5,13 @@ is taken out of the vocabulary, and a token is drawn. Logits exist for asked tar
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from unmask.base import seeds
-from unmask.base.denoiser import Cache, Denoiser
+from unmask.base.denoiser import Cache, Carrier, Denoiser
 from unmask.base.errors import Unsupported
 from unmask.base.step import Plan, Proposal, State
 from unmask.base.vocab import Vocab
@@ -29,6 +30,7 @@ class Sampling:
     """How a candidate is drawn from the model's distribution.
 
     Args:
+        t_max, t_min: what logits are divided by, before anything else is made of them, at noise level 1 and at level 0.
         temperature: 0 takes the most probable token; otherwise tokens are drawn from softmax(logits / temperature).
         top_k: keep the k most probable tokens; 0 keeps all.
         top_p: keep the smallest set of most probable tokens that holds this much probability; 1 keeps all. With `top_k`
@@ -37,6 +39,8 @@ class Sampling:
         no_end_before: canvas position before which no end of text is proposed; infinity makes the length exact.
     """
 
+    t_max: Knob = 1.0
+    t_min: Knob = 1.0
     temperature: Knob = 0.0
     top_k: int | Tensor = 0
     top_p: Knob = 1.0
@@ -79,12 +83,14 @@ def propose(
     )
     r, i = asked.nonzero(as_tuple=True)
     source = _row_about(plan, r, plan.targets[r, i], shift=model.traits.speaks == "next")
+    cool, warm = (column(knob, plan.rows)[:, 0] for knob in (sampling.t_min, sampling.t_max))
+    heat = cool + (warm - cool) * plan.t
     offer = {
-        "tokens": plan.standing.clone(),
+        **{name: plan.standing.clone() for name in ("tokens", "best")},
         **{name: torch.zeros_like(plan.targets, dtype=torch.float64) for name in ("entropy", "margin")},
         **{
             name: torch.full_like(plan.targets, -torch.inf, dtype=torch.float64)
-            for name in ("log_prob", "standing", *(["mass"] if ratios else []))
+            for name in ("log_prob", "top", "standing", *(["mass"] if ratios else []))
         },
     }
     rows_per_chunk = max(1, CHUNK_ELEMENTS // model.vocab.size)
@@ -94,8 +100,11 @@ def propose(
         if ratios:
             logits.scatter_(1, plan.standing[rr, ii, None], 0.0)  # of a token to itself
             offer["mass"][rr, ii] = _mass(logits, model, t[rr])
+        logits /= heat[rr, None]
         _forbid(logits, model.vocab, sampling, plan.targets[rr, ii], plan.rows[rr])
         key = seeds.key(plan.seed[rr], "token", plan.turn[rr], plan.targets[rr, ii])
+        if model.traits.carries and cache is not None:
+            cast(Carrier, model).carry(logits, cache=cache, rows=plan.rows[rr], positions=plan.targets[rr, ii])
         drawn = _draw(logits, sampling, rows=plan.rows[rr], key=key, now=plan.standing[rr, ii])
         for name, values in drawn.items():
             offer[name][rr, ii] = values
@@ -140,6 +149,8 @@ def _draw(logits: Tensor, sampling: Sampling, *, rows: Tensor, key: Tensor, now:
     return {
         "tokens": tokens,
         "log_prob": log_p.gather(1, tokens[:, None])[:, 0],
+        "best": best.indices[:, 0],
+        "top": best.values[:, 0],
         "entropy": -torch.where(p > 0, p * log_p, 0.0).sum(-1),
         "margin": top[:, 0] - top[:, -1],
         "standing": log_p.gather(1, now[:, None])[:, 0],

@@ -178,7 +178,8 @@ class Session:
     def _padded(self, layout: Layout) -> tuple[list[int], list[bool]]:
         """A row as it is written: up to the end of its last block if the window wants that, as far as there is room."""
         tokens, is_open = list(layout.tokens), list(layout.is_open)
-        size = min(self.decoder.room(len(tokens), self.model.traits), self.model.max_length)
+        first = is_open.index(True) if any(is_open) else len(tokens)
+        size = min(self.decoder.room(len(tokens), first, self.model.traits), self.model.max_length)
         more = max(0, size - len(tokens)) if any(is_open) else 0
         return tokens + [blank(self.model)] * more, is_open + [True] * more
 

@@ -59,7 +59,8 @@ class Trace:
 def record(traces: list[Trace], canvas: Canvas, turn: Turn) -> None:
     """Add one turn to the traces of all rows (one trace per canvas row)."""
     plan, edit, offer = turn.plan, turn.edit, turn.offer
-    touched = offer.asked & ((edit.tokens != plan.standing) | (edit.state != plan.state))
+    written = (edit.tokens != plan.standing) & (edit.state != State.OPEN)  # what an open position holds is no text
+    touched = offer.asked & (written | (edit.state != plan.state))
     r, i = touched.nonzero(as_tuple=True)
     columns = (
         plan.rows[r],
@@ -68,7 +69,11 @@ def record(traces: list[Trace], canvas: Canvas, turn: Turn) -> None:
         edit.tokens[r, i],
         plan.state[r, i],
         edit.state[r, i],
-        torch.where(edit.tokens[r, i] == offer.tokens[r, i], offer.log_prob[r, i], offer.standing[r, i]),
+        torch.where(
+            edit.tokens == offer.tokens,
+            offer.log_prob,
+            torch.where(edit.tokens == offer.best, offer.top, offer.standing),
+        )[r, i],
     )
     for row, step, position, token, before, after, log_prob in zip(*(c.tolist() for c in columns), strict=True):
         kind: Kind = "reopen" if after == State.OPEN else "edit" if before == State.DONE else "commit"

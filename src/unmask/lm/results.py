@@ -32,6 +32,9 @@ class Settings(TypedDict, total=False):
     eta: float | None
     edit_threshold: float | None
     rounds: int | None
+    settle: float | None
+    t_max: float | None
+    t_min: float | None
     strict: bool | None
     temperature: float | None
     top_k: int | None

@@ -14,6 +14,7 @@ from unmask.decode.policies.everything import Everything
 from unmask.decode.policies.factor import Factor
 from unmask.decode.policies.quota import Quota
 from unmask.decode.policies.remask import Remask
+from unmask.decode.policies.renoise import Renoise
 from unmask.decode.policies.score_leap import ScoreLeap
 from unmask.decode.policies.threshold import Threshold
 
@@ -40,5 +41,6 @@ TABLE: dict[str, type[Policy]] = {
     "ancestral": Ancestral,
     "score_leap": ScoreLeap,
     "remask": Remask,
+    "renoise": Renoise,
     "edit": Replace,
 }

@@ -11,6 +11,7 @@ from unmask.base.denoiser import Cache
 from unmask.base.step import Plan
 from unmask.base.vocab import Traits
 from unmask.decode.windows.block import Block
+from unmask.decode.windows.canvases import Canvases
 from unmask.decode.windows.next import Next
 from unmask.decode.windows.vicinity import Vicinity
 from unmask.decode.windows.whole import Whole
@@ -38,4 +39,10 @@ class Window(Protocol):
         ...
 
 
-TABLE: dict[str, type[Window]] = {"next": Next, "whole": Whole, "block": Block, "vicinity": Vicinity}
+TABLE: dict[str, type[Window]] = {
+    "next": Next,
+    "whole": Whole,
+    "block": Block,
+    "vicinity": Vicinity,
+    "canvas": Canvases,
+}

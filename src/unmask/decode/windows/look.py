@@ -45,6 +45,7 @@ def look(
         targets=targets,
         state=state.gather(1, targets.clamp(min=0)).masked_fill(~there, State.ABSENT),
         standing=tokens.gather(1, targets.clamp(min=0)),
+        last=canvas.best[rows].gather(1, targets.clamp(min=0)),
         t=((left + 1).clamp(min=0) / steps).double(),
         s=(left.clamp(min=0) / steps).double(),
         left=left,

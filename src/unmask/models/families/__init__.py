@@ -10,6 +10,7 @@ from unmask.base.errors import Unsupported
 from unmask.models.families import (
     bd3lm,
     diffugpt,
+    diffusion_gemma,
     dream,
     fast_dllm,
     gpt2,
@@ -42,6 +43,7 @@ FAMILIES: dict[str, Family] = {
         sdar_moe.FAMILY,
         fast_dllm.FAMILY,
         diffugpt.FAMILY,
+        diffusion_gemma.FAMILY,
         nemotron.FAMILY,
         wedlm.FAMILY,
         mdlm.FAMILY,
