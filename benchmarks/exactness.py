@@ -35,10 +35,12 @@ TRAITS = {
     "next": Traits(sees="left", speaks="next"),
     "whole": Traits(sees="all"),
     "block": Traits(sees="blocks", block=2),
+    "vicinity": Traits(sees="all"),
+    "canvas": Traits(sees="context-then-canvas", block=2),
 }
 """A model that each window can read."""
 
-MANY = {"ancestral": 256}
+MANY = {"ancestral": 256, "score_leap": 256}
 """Steps of policies that are exact in the limit of many."""
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -47,6 +49,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "factor": [{"factor": f} for f in (0.2, 1.0)],
     "entropy_bound": [{"bound": b} for b in (0.0, 0.1, 0.5)],
     "ancestral": [{"steps": s} for s in (2, 16, 256)],
+    "score_leap": [{"steps": s} for s in (2, 16, 256)],
+    "renoise": [{"bound": b} for b in (0.0, 0.1)],
     "remask": [
         {"steps": 256, "eta": 0.02},
         {"steps": 256, "eta": 0.02, "remask": "rescale"},

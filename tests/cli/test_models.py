@@ -18,6 +18,7 @@ from small_tokenizers import write as write_files
 from unmask.base.vocab import Vocab
 from unmask.cli import main
 from unmask.lm.load import bundled
+from unmask.models import unpickle
 from unmask.models.families import FAMILIES
 from unmask.models.load import CONFIG, INDEX, WEIGHTS, save
 
@@ -279,15 +280,30 @@ class TestConvert:
             (b"", "can't be read as tensors alone"),
         ],
     )
-    def test_other_pickles(self, run, tmp_path, published, content, says):
-        source = pickled(published, tmp_path / "pickled")
+    def test_other_pickles(self, capsys, tmp_path, content, says):
+        """What the process of its own does, in this one."""
         if isinstance(content, bytes):
-            (source / "pytorch_model.bin").write_bytes(content)
+            (tmp_path / "x.bin").write_bytes(content)
         else:
-            torch.save(content, source / "pytorch_model.bin")
-        code, _, err = run("convert-format", source, tmp_path / "new", "--allow-pickle")
-        assert code == 2
-        assert says in err
+            torch.save(content, tmp_path / "x.bin")
+        unpickle.main(str(tmp_path / "x.bin"), str(tmp_path / "x.safetensors"))
+        told = json.loads(capsys.readouterr().out)
+        assert says in told["error"]
+        assert not (tmp_path / "x.safetensors").exists()
+
+    def test_pickles_of_the_hub(self, run, published, tmp_path, monkeypatch):
+        remote = pickled(published, tmp_path / ("a1" * 20), 2)
+        fetched = []
+
+        def fetch(repo, **how):
+            fetched.append(how["allow_patterns"])
+            return str(remote)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+        code, _, err = run("convert-format", "someone/x", tmp_path / "new", "--allow-pickle")
+        assert (code, err) == (0, "")
+        assert fetched[1] == [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+        same(published, tmp_path / "new")
 
     def test_which_pickle_is_the_model(self, run, tmp_path, published):
         source = pickled(published, tmp_path / "pickled")

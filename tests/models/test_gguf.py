@@ -6,14 +6,14 @@ import struct
 
 import numpy as np
 import pytest
-import small_gguf
 import torch
 from safetensors.torch import load_file
-from small_gguf import publish, tokens_of, twin, write
 from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Inner
 
+import small_gguf
 import unmask
+from small_gguf import publish, tokens_of, twin, write
 from small_tokenizers import CHATML, byte_level
 from unmask.base.errors import BadCheckpoint, UnmaskError, Unsupported
 from unmask.base.vocab import Vocab
@@ -262,6 +262,21 @@ class TestLanguageModel:
         out = lm.generate("hi", length=4, chat=True, eos="forbid")
         assert out.text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n" + out.completion
         assert unmask.load(str(file), dtype="bfloat16", quantize="int8").generate("hello", length=4).text
+
+    @pytest.mark.parametrize(
+        ("told", "says"),
+        [
+            ({"chat_template": "x" * (1 << 21)}, "the chat template has 2097152 characters"),
+            ({"ggml.eot_token_id": 9999}, r"model\.gguf: eos_token_id must be an id below 270"),
+            ({"ggml.bos_token_id": 9999}, "bos_token_id must be an id below 270"),
+            ({"ggml.token_type": [1]}, r"model\.gguf: tokenizer.ggml.token_type must have one kind"),
+        ],
+    )
+    def test_metadata_that_cant_be(self, tmp_path, told, says):
+        tokens = {**tokens_of(byte_level(), "smollm"), "ggml.eos_token_id": 262, **told}
+        _, file = twin(tmp_path, tokens=tokens, vocab_size=270)
+        with pytest.raises(BadCheckpoint, match=says):
+            unmask.load(file)
 
     def test_without_a_tokenizer_it_speaks_ids(self, tmp_path):
         lm = unmask.load(twin(tmp_path)[1])

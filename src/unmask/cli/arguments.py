@@ -11,7 +11,7 @@ import typer
 from unmask.base.errors import BadInput
 from unmask.decode.options import OPTIONS
 
-Model = Annotated[str, typer.Option("--model", "-m", help="a bundled model, or a folder")]
+Model = Annotated[str, typer.Option("--model", "-m", help="a bundled model, a folder, a GGUF file, or a hub id")]
 Json = Annotated[bool, typer.Option("--json", help="one machine-readable object")]
 Live = Annotated[bool, typer.Option("--live/--no-live", help="show the canvas filling (in a terminal)")]
 

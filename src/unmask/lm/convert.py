@@ -58,7 +58,8 @@ def convert(
         names = unpickle(source.path, folder)
         beside(source.path, folder, [checkpoint.CONFIG])
         return _done(folder, layout, names)
-    with tempfile.TemporaryDirectory(dir=folder.resolve().parent) as draft:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
         unpickle(source.path, Path(draft))
         beside(source.path, Path(draft), [checkpoint.CONFIG])
         return _repack(replace(source, path=Path(draft)), folder, layout, dtype)

@@ -12,7 +12,7 @@ from unmask.lm.model import LanguageModel
 from unmask.models import hub
 from unmask.models import load as checkpoint
 from unmask.text import gguf
-from unmask.text.chat import ChatTemplate
+from unmask.text.chat import LONGEST, ChatTemplate
 from unmask.text.published import has_tokenizer, read_object
 from unmask.text.tokenizer import Tokenizer
 
@@ -106,9 +106,10 @@ def load(
 def opened(source: Source, found: checkpoint.Contents, **how: Any) -> LanguageModel:
     """The language model in files that were found already; `how` are device, dtype and quantize of `load`."""
     model = checkpoint.load(found, **how)
-    told = {source.path / "config.json": found.config}
+    told = {source.path: found.config}
     if source.path.is_dir():
-        told |= {file: read_object(file) for file in [source.path / "generation_config.json"]}
+        file = source.path / "generation_config.json"
+        told = {source.path / checkpoint.CONFIG: found.config, file: read_object(file)}
     model.vocab = _with_ends(model.vocab, _published_ends(told, model.vocab.size))
     tokenizer = tokenizer_of(source, found, model.vocab)
     if tokenizer is None:
@@ -134,6 +135,8 @@ def _template(source: Source, found: checkpoint.Contents, tokenizer: Tokenizer) 
     if source.path.is_dir():
         return ChatTemplate.load(source.path, tokenizer)
     text = gguf.template(found.metadata)
+    if text is not None and len(text) > LONGEST:
+        raise BadCheckpoint(f"{source.path}: the chat template has {len(text)} characters; the most is {LONGEST}")
     return None if text is None else ChatTemplate(text, tokenizer, tokenizer.names)
 
 

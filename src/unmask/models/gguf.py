@@ -155,7 +155,7 @@ def _dtype(kinds: Mapping[str, int]) -> torch.dtype:
 def _config(path: Path, told: Mapping[str, Any], entries: Mapping[str, Entry]) -> Config:
     """The config.json of the same model."""
     arch = told.get("general.architecture")
-    if arch not in ARCHITECTURES:
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
         raise Unsupported(f"{path}: GGUF files of {arch!r} can't be read; those of {', '.join(ARCHITECTURES)} can")
     if told.get("split.count", 1) not in (0, 1):
         raise Unsupported(f"{path} is one part of {told['split.count']}; merge them first (llama-gguf-split --merge)")
@@ -189,8 +189,10 @@ def _config(path: Path, told: Mapping[str, Any], entries: Mapping[str, Entry]) -
 def _ids(told: Mapping[str, Any]) -> Config:
     """Ids with a meaning; what ends a turn ends a text too."""
     ids = {role: told.get(f"tokenizer.ggml.{key}_token_id") for role, key in (("bos", "bos"), ("pad", "padding"))}
-    ends = [told.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
-    ends = list(dict.fromkeys(i for i in ends if i is not None))
+    ends: list[Any] = []
+    for key in ("eos", "eot", "eom"):
+        end = told.get(f"tokenizer.ggml.{key}_token_id")
+        ends += [end] if end is not None and end not in ends else []
     told_ends = None if not ends else ends[0] if len(ends) == 1 else ends
     return {"bos_token_id": ids["bos"], "eos_token_id": told_ends, "pad_token_id": ids["pad"]}
 
@@ -198,7 +200,7 @@ def _ids(told: Mapping[str, Any]) -> Config:
 def _scaling(path: Path, read: Reader, config: Config, theta: float, freqs: Entry | None) -> dict[str, Any] | None:
     """How wavelengths are stretched, as config.json tells it."""
     if freqs is not None:
-        return _stretches(path, config, theta, _read(path, freqs, None, (), torch.device("cpu")))
+        return _stretches(path, config, theta, freqs)
     kind = read.config.get("rope.scaling.type", "linear" if "rope.scale_linear" in read else "none")
     if kind == "none":
         return None
@@ -213,15 +215,18 @@ def _scaling(path: Path, read: Reader, config: Config, theta: float, freqs: Entr
     return found | {key: read.real(name) for key, name in betas.items() if name in read}
 
 
-def _stretches(path: Path, config: Config, theta: float, found: Tensor) -> dict[str, Any]:
+def _stretches(path: Path, config: Config, theta: float, freqs: Entry) -> dict[str, Any]:
     """Llama 3's stretching, whose factors by frequency are stored; checked against what they must be."""
-    _, first, low, high = STRETCHES
+    name, first, low, high = STRETCHES
+    wrong = Unsupported(f"{path}: {name} stretches wavelengths in another way than Llama 3 does")
+    if freqs.shape != (config["head_dim"] // 2,):
+        raise wrong
+    found = _read(path, freqs, None, (), torch.device("cpu"))
     factor = float(found.max())
     scaling = Scaling(kind="llama3", factor=factor, original=first, low=low, high=high)
-    powers = torch.arange(0, config["head_dim"], 2, dtype=torch.float32) / config["head_dim"]
-    wanted = theta**-powers / SCALINGS["llama3"](scaling, powers, theta)
-    if found.shape != powers.shape or not torch.allclose(wanted, found, rtol=1e-3):
-        raise Unsupported(f"{path}: {STRETCHES[0]} stretches wavelengths in another way than Llama 3 does")
+    powers = torch.arange(len(found), dtype=torch.float32) / len(found)
+    if not torch.allclose(theta**-powers / SCALINGS["llama3"](scaling, powers, theta), found, rtol=1e-3):
+        raise wrong
     names = {"low_freq_factor": low, "high_freq_factor": high, "original_max_position_embeddings": first}
     return {"rope_type": "llama3", "factor": factor, **names}
 

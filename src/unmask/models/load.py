@@ -72,11 +72,11 @@ def load(
     Raises:
         BadCheckpoint: missing, torn or contradictory. Unsupported: a family, weight format or device we don't have.
     """
-    where, wanted = _device(device), _dtype(dtype)
+    target, wanted = _device(device), _dtype(dtype)
     if quantize is not None and quantize not in FORMATS:
         raise Unsupported(f"weights can't be rounded to {quantize!r}; known: {', '.join(FORMATS)}")
     found = source if isinstance(source, Contents) else contents(source)
-    model = assemble(found.config, found.tensors, where, wanted, where=str(found.where), quantize=quantize)
+    model = assemble(found.config, found.tensors, target, wanted, where=str(found.where), quantize=quantize)
     rounded = f"its weights were rounded by quantize={quantize!r}; load it without, and save that" if quantize else ""
     model.origin = replace(model.origin, lossy=found.lossy or rounded)
     return model
