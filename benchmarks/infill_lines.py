@@ -75,12 +75,12 @@ class Candidate:
 
 SUFFIX, JOINT = 4, 32
 """Tokens behind the gap that are asked about: one by one, and together with the gap."""
-OURS = "mean log-probability (the library's)"
+OURS = "suffix given the hole (the library's)"
 PICKS: dict[str, Callable[[Candidate], float]] = {
-    OURS: lambda c: c.total / len(c.ids),
+    OURS: lambda c: c.behind,
+    "mean log-probability": lambda c: c.total / len(c.ids),
     "total log-probability": lambda c: c.total,
     "first-step confidence": lambda c: c.first,
-    "suffix given the hole": lambda c: c.behind,
     "mean log-probability + suffix": lambda c: c.total / len(c.ids) + c.behind,
     "total log-probability + suffix": lambda c: c.total + SUFFIX * c.behind,
     "bound on hole and suffix": lambda c: c.bound,

@@ -13,6 +13,7 @@ from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
 from unmask.base.step import State
 from unmask.decode.decoder import Decoder
+from unmask.decode.lengths import fit
 from unmask.decode.loop import denoise
 from unmask.decode.trace import Trace, record
 from unmask.text.layout import Layout
@@ -56,7 +57,7 @@ class Filled:
 
     @property
     def mean_log_prob(self) -> float:
-        """Mean nats of a written token; what candidates of different lengths are compared by."""
+        """Mean nats of a written token; what candidates of different lengths are compared by if nothing is behind."""
         written = self.trace.last().values()
         return sum(c.log_prob for c in written) / max(1, len(written))
 
@@ -158,6 +159,11 @@ class Session:
                     forwards=int(self.canvas.forwards[row]),
                 )
             )
+        return found
+
+    def fit(self) -> list[float]:
+        """How well each row's gaps go with what stands behind them, nats; see `unmask.decode.lengths.fit`."""
+        found: list[float] = fit(self.model, self.canvas, [[g.stop for g in row.gaps] for row in self.layouts]).tolist()
         return found
 
     def _kept(self, row: int, start: int, stop: int) -> list[int]:

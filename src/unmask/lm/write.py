@@ -33,7 +33,7 @@ def write(model: Transformer, tokenizer: Tokenizer | None, ask: Ask, settings: S
         for _ in session.run():
             if watch is not None:
                 watch(session)
-        outputs += _outputs(session, texts, ask, time.perf_counter() - began)
+        outputs += _outputs(session, texts, ask, began)
     return outputs
 
 
@@ -48,7 +48,7 @@ def stream(model: Transformer, tokenizer: Tokenizer, ask: Ask, settings: Setting
         draft = "".join("▒" if c.look in ("masked", "reopened") else c.text for c in session.cells(0)[gap.start :])
         yield StreamStep(text, text[len(told) :], draft, session.num_forwards)
         told = text
-    (output,) = _outputs(session, texts, ask, time.perf_counter() - began)
+    (output,) = _outputs(session, texts, ask, began)
     text = str(output.completion)
     yield StreamStep(text, text[len(told) :], text, session.num_forwards, output)
 
@@ -96,13 +96,16 @@ def _decoder(model: Transformer, settings: Settings, early: list[float]) -> Deco
     )
 
 
-def _outputs(session: Session, texts: list[list[Layout]], ask: Ask, seconds: float) -> list[Output]:
-    """The best candidate of each text: the one whose tokens were written with the highest mean log-probability."""
-    results, outputs = iter(session.results()), []
+def _outputs(session: Session, texts: list[list[Layout]], ask: Ask, began: float) -> list[Output]:
+    """The best candidate of each text: the one that goes best with what stands behind its gaps (a forward more)."""
+    compared = len(texts[0]) > 1
+    fits = session.fit() if compared else [0.0] * len(session.layouts)
+    results, seconds, outputs = iter(zip(session.results(), fits, strict=True)), time.perf_counter() - began, []
     for rows in texts:
         tried = [next(results) for _ in rows]
-        best = max(tried, key=lambda filled: filled.mean_log_prob)
-        outputs.append(_output(best, session.tokenizer, ask, max(t.forwards for t in tried), seconds))
+        best, _ = max(tried, key=lambda one: (one[1], one[0].mean_log_prob))
+        forwards = max(filled.forwards for filled, _ in tried) + int(compared)
+        outputs.append(_output(best, session.tokenizer, ask, forwards, seconds))
     return outputs
 
 
