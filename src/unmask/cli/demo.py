@@ -40,6 +40,18 @@ JOBS = [
         lambda out: out.text == PROMPT + str(out.completion),
     ),
     Job(
+        "continue it in 16 forwards, 4 tokens each",
+        lambda lm, watch: lm.generate(PROMPT, length=64, eos="forbid", steps=16, watch=watch),
+        PROMPT,
+        lambda out: out.stats.forwards == 16,
+    ),
+    Job(
+        "continue it block by block, over an exact cache",
+        lambda lm, watch: lm.generate(PROMPT, length=64, decoder="sdar", block=16, watch=watch),
+        PROMPT,
+        lambda out: out.text == PROMPT + str(out.completion),
+    ),
+    Job(
         "infill a function body, with the text on both sides",
         lambda lm, watch: lm.infill(*BODY, length=(4, 24), watch=watch),
         BODY[0],

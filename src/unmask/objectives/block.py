@@ -10,40 +10,29 @@ from unmask.base.batch import Batch
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadRecipe
 from unmask.base.vocab import Vocab
-from unmask.noise.absorb import Weight
-from unmask.objectives.corrupt import Noise, mask_out
+from unmask.objectives.corrupt import Masking, mask_out
 from unmask.objectives.fit import needs
-from unmask.objectives.loss import CHUNK, Loss, Noised, settle
+from unmask.objectives.loss import Loss, Noised, settle
 from unmask.objectives.streams import read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class Block(Masking):
     """An unbiased estimate of the block NELBO in nats (unless `noise.biased`, or weight "none").
 
     Args:
         block: positions a block, counted from the start of each document.
-        times, schedule, clip, weight, chunk: as in `Masked`.
+        times, schedule, clip, weight, chunk: see `Masking`.
 
     Source: Arriola et al. 2025, BD3-LM, arXiv:2503.09573, eq. 8 and app. B.6 (one pass over two streams).
     """
 
     block: int
-    times: str = "exact-k-stratified"
-    schedule: str | None = None
-    clip: tuple[float, float] | None = None
-    weight: Weight = "elbo"
-    chunk: int = CHUNK
 
     def __post_init__(self) -> None:
-        _ = self.noise
+        super(Block, self).__post_init__()  # spelt out: slots make a new class
         if self.block < 1:
             raise BadRecipe(f"a block has 1 position or more, not {self.block}")
-
-    @property
-    def noise(self) -> Noise:
-        """How noise is drawn."""
-        return Noise.of(self.times, self.schedule, self.clip, self.weight)
 
     def corrupt(self, batch: Batch, vocab: Vocab, seed: int, step: int) -> Noised:
         """Noise for a global batch: a pure function of its arguments."""

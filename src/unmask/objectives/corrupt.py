@@ -15,7 +15,7 @@ from unmask.base.errors import BadRecipe, UnknownName, Unsupported
 from unmask.base.vocab import Vocab
 from unmask.noise import schedules, times
 from unmask.noise.absorb import Units, Weight, absorb, levels
-from unmask.objectives.loss import Noised, countable
+from unmask.objectives.loss import CHUNK, Noised, countable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,33 @@ class Noise:
         """Whether the expected loss is something else than the bound."""
         incomplete = not self.times.counts and not schedules.complete(self.schedule)
         return self.weight != "elbo" or self.times.biased or incomplete
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masking:
+    """What every objective that puts masks takes.
+
+    Args:
+        times: the law of noise levels, a name in `unmask.noise.times`.
+        schedule: a name in `unmask.noise.schedules`; only for laws that draw times, None is "log-linear".
+        clip: (low, high) mask probabilities; only for laws that draw times, None is the law's own.
+        weight: "elbo", or "none" for the plain mean over masked positions' nats.
+        chunk: logits in memory at a time.
+    """
+
+    times: str = "exact-k-stratified"
+    schedule: str | None = None
+    clip: tuple[float, float] | None = None
+    weight: Weight = "elbo"
+    chunk: int = CHUNK
+
+    def __post_init__(self) -> None:
+        _ = self.noise
+
+    @property
+    def noise(self) -> Noise:
+        """How noise is drawn."""
+        return Noise.of(self.times, self.schedule, self.clip, self.weight)
 
 
 def mask_out(

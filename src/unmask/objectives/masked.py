@@ -10,41 +10,19 @@ from dataclasses import dataclass
 from unmask.base.batch import Batch
 from unmask.base.denoiser import Denoiser
 from unmask.base.vocab import Vocab
-from unmask.noise.absorb import Weight
-from unmask.objectives.corrupt import Noise, mask_out
+from unmask.objectives.corrupt import Masking, mask_out
 from unmask.objectives.fit import needs
-from unmask.objectives.loss import CHUNK, Loss, Noised, settle
+from unmask.objectives.loss import Loss, Noised, settle
 from unmask.objectives.streams import read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Masked:
-    """An unbiased estimate of the NELBO in nats (unless `noise.biased`, or weight "none").
-
-    Args:
-        times: the law of noise levels, a name in `unmask.noise.times`.
-        schedule: a name in `unmask.noise.schedules`; only for laws that draw times, None is "log-linear".
-        clip: (low, high) mask probabilities; only for laws that draw times, None is the law's own.
-        weight: "elbo", or "none" for the plain mean over masked positions' nats.
-        chunk: logits in memory at a time.
+class Masked(Masking):
+    """An unbiased estimate of the NELBO in nats (unless `noise.biased`, or weight "none"); settings: see `Masking`.
 
     Source: Sahoo et al. 2024, MDLM, arXiv:2406.07524, eq. 10; Nie et al. 2025, LLaDA, arXiv:2502.09992, eq. 3;
     Ou et al. 2024, RADD, arXiv:2406.03736, eq. 3.7 to 3.9.
     """
-
-    times: str = "exact-k-stratified"
-    schedule: str | None = None
-    clip: tuple[float, float] | None = None
-    weight: Weight = "elbo"
-    chunk: int = CHUNK
-
-    def __post_init__(self) -> None:
-        _ = self.noise
-
-    @property
-    def noise(self) -> Noise:
-        """How noise is drawn."""
-        return Noise.of(self.times, self.schedule, self.clip, self.weight)
 
     def corrupt(self, batch: Batch, vocab: Vocab, seed: int, step: int) -> Noised:
         """Noise for a global batch: a pure function of its arguments."""

@@ -14,44 +14,33 @@ from unmask.base.batch import Batch
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadRecipe
 from unmask.base.vocab import Vocab
-from unmask.noise.absorb import Weight
-from unmask.objectives.corrupt import Noise, mask_out
+from unmask.objectives.corrupt import Masking, mask_out
 from unmask.objectives.fit import needs
-from unmask.objectives.loss import CHUNK, Loss, Noised, settle
+from unmask.objectives.loss import Loss, Noised, settle
 from unmask.objectives.streams import read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mixture:
+class Mixture(Masking):
     """The mean, over sizes, of the bounds of `Block` and `Masked`.
 
     Args:
         blocks: sizes; null is the whole canvas.
         shares: how much of the rows each size gets; even shares if empty.
-        times, schedule, clip, weight, chunk: as in `Masked`.
+        times, schedule, clip, weight, chunk: see `Masking`.
 
     Source: mixtures of block sizes: BlockGen, 2026, arXiv:2606.02241; Arriola et al. 2025, BD3-LM, arXiv:2503.09573.
     """
 
     blocks: tuple[int | None, ...] = (1, 16, None)
     shares: tuple[float, ...] = ()
-    times: str = "exact-k-stratified"
-    schedule: str | None = None
-    clip: tuple[float, float] | None = None
-    weight: Weight = "elbo"
-    chunk: int = CHUNK
 
     def __post_init__(self) -> None:
-        _ = self.noise
+        super(Mixture, self).__post_init__()  # spelt out: slots make a new class
         if not self.blocks or any(b is not None and b < 1 for b in self.blocks):
             raise BadRecipe(f"blocks are sizes from 1, or null for the whole canvas, not {self.blocks}")
         if self.shares and (len(self.shares) != len(self.blocks) or min(self.shares) <= 0):
             raise BadRecipe(f"shares need one positive number for each of the {len(self.blocks)} sizes")
-
-    @property
-    def noise(self) -> Noise:
-        """How noise is drawn."""
-        return Noise.of(self.times, self.schedule, self.clip, self.weight)
 
     def corrupt(self, batch: Batch, vocab: Vocab, seed: int, step: int) -> Noised:
         """Sizes and noise for a global batch: a pure function of its arguments."""
