@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_gguf import publish
 from torch import nn
 
 import unmask
+from small_gguf import publish
 from unmask.base.errors import Unsupported
 from unmask.models.load import load, save
 from unmask.nn import quantize
