@@ -35,7 +35,7 @@ class Plan:
         rows: (R,) rows of the canvas that take part.
         positions: (R, W) canvas positions fed, in rising order; -1 at the end of rows that feed fewer.
         tokens: (R, W) the tokens fed there.
-        keep: (R, W) bool, whose keys and values are final and may be kept; all False without a cache.
+        keep: (R, W) bool, whose keys and values are kept: final ones, or stale ones where the window is approximate.
         attend: who may see whom, for these rows.
         targets: (R, T) canvas positions that an offer is asked for; -1 at the end of rows that ask for fewer.
         state: (R, T) uint8, what each target is now.

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from unmask.base.errors import BadCheckpoint, BadInput, Unsupported
-from unmask.base.vocab import Vocab
+from unmask.base.vocab import Traits, Vocab
 from unmask.models.backbone import Shape
+from unmask.models.family import Described
 from unmask.nn.moe import Experts
 from unmask.nn.rotary import SCALINGS, Scaling
 
@@ -108,6 +109,16 @@ def vocab(read: Reader, size: int, **ids: int | None) -> Vocab:
             raise BadCheckpoint(f"{read.where}: {name}_token_id must be an id below {size}, got {value!r}")
         found[name] = None if value == -1 else value
     return Vocab(size=size, mask=found["mask"], eos=found["eos"], bos=found["bos"], pad=found["pad"])
+
+
+def autoregressive(read: Reader, shape: Shape) -> Described:
+    """A model that reads left to right and speaks of the next token."""
+    return Described(
+        shape=shape,
+        vocab=vocab(read, shape.vocab_size, mask=None),
+        traits=Traits(sees="left", speaks="next"),
+        defaults={"decoder": "ar"},
+    )
 
 
 def llama_shape(read: Reader, **more: Any) -> Shape:

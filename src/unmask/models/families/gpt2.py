@@ -5,8 +5,7 @@ Source: Radford et al. 2019; layout: `GPT2LMHeadModel` of transformers.
 
 from collections.abc import Collection
 
-from unmask.base.vocab import Traits
-from unmask.models.config import ACTIVATIONS, Reader, shape, vocab
+from unmask.models.config import ACTIVATIONS, Reader, autoregressive, shape
 from unmask.models.family import Config, Described, Family
 from unmask.models.weights import At, Names
 
@@ -57,12 +56,7 @@ def _describe(config: Config) -> Described:
         mlp_bias=True,
         tied=read.flag("tie_word_embeddings", True),
     )
-    return Described(
-        shape=sizes,
-        vocab=vocab(read, sizes.vocab_size, mask=None),
-        traits=Traits(sees="left", speaks="next"),
-        defaults={"decoder": "ar"},
-    )
+    return autoregressive(read, sizes)
 
 
 FAMILY = Family(
@@ -73,5 +67,5 @@ FAMILY = Family(
     inert=(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",),
     models="GPT-2",
     source="transformers, GPT2LMHeadModel",
-    checked="logits of transformers 4.53: causal, padded, cached, all visible",
+    checked="logits of transformers 5.24, tiny random weights: causal, padded, cached, all visible",
 )

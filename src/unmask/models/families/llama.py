@@ -5,8 +5,7 @@ Source: Touvron et al. 2023, arXiv:2302.13971; layout: `LlamaForCausalLM` of tra
 
 from collections.abc import Collection
 
-from unmask.base.vocab import Traits
-from unmask.models.config import Reader, llama_shape, vocab
+from unmask.models.config import Reader, autoregressive, llama_shape
 from unmask.models.family import Config, Described, Family
 from unmask.models.weights import Names
 
@@ -29,12 +28,7 @@ def names(config: Config, keys: Collection[str]) -> Names:
 def _describe(config: Config) -> Described:
     read = Reader(config)
     shape = llama_shape(read)
-    return Described(
-        shape=shape,
-        vocab=vocab(read, shape.vocab_size, mask=None),
-        traits=Traits(sees="left", speaks="next"),
-        defaults={"decoder": "ar"},
-    )
+    return autoregressive(read, shape)
 
 
 FAMILY = Family(
@@ -45,5 +39,5 @@ FAMILY = Family(
     inert=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
     models="Llama 2 and 3, SmolLM2; once declared (`unmask.models.profile`), DiffuLLaMA-7B and Stable-DiffCoder-8B",
     source="transformers, LlamaForCausalLM",
-    checked="logits of transformers 4.53: causal, padded, cached, all visible; llama3 rope",
+    checked="logits of transformers 5.24, tiny random weights: causal, padded, cached, all visible; llama3 rope",
 )

@@ -7,8 +7,7 @@ block from the causal pass; no value of `Traits` says that. Its autoregressive w
 that is what the traits say; logits under attend="full" or a given mask are those of the other ways.
 """
 
-from unmask.base.vocab import Traits
-from unmask.models.config import Reader, llama_shape, vocab
+from unmask.models.config import Reader, autoregressive, llama_shape
 from unmask.models.family import Config, Described, Family
 from unmask.models.weights import Names
 
@@ -32,12 +31,7 @@ def _describe(config: Config) -> Described:
     read = Reader(config)
     read.only(sliding_window=None)
     shape = llama_shape(read, max_length=_length(read))
-    return Described(
-        shape=shape,
-        vocab=vocab(read, shape.vocab_size, mask=None),
-        traits=Traits(sees="left", speaks="next"),
-        defaults={"decoder": "ar"},
-    )
+    return autoregressive(read, shape)
 
 
 FAMILY = Family(

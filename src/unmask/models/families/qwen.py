@@ -5,8 +5,7 @@ Source: Yang et al. 2024, arXiv:2407.10671 and 2025, arXiv:2505.09388; layout: t
 
 from functools import partial
 
-from unmask.base.vocab import Traits
-from unmask.models.config import Reader, llama_shape, vocab
+from unmask.models.config import Reader, autoregressive, llama_shape
 from unmask.models.families import llama
 from unmask.models.family import Config, Described, Family
 
@@ -20,12 +19,7 @@ SWITCHES = {
 def _describe(kind: str, config: Config) -> Described:
     read = Reader(config)
     shape = llama_shape(read, **SWITCHES[kind])
-    return Described(
-        shape=shape,
-        vocab=vocab(read, shape.vocab_size, mask=None),
-        traits=Traits(sees="left", speaks="next"),
-        defaults={"decoder": "ar"},
-    )
+    return autoregressive(read, shape)
 
 
 def _is(kind: str, config: Config, keys: object) -> bool:
@@ -40,7 +34,7 @@ QWEN2, QWEN3 = (
         names=llama.names,
         models=models,
         source=f"transformers, {kind.title()}ForCausalLM",
-        checked="logits of transformers 4.53: causal, padded, cached, all visible",
+        checked="logits of transformers 5.24, tiny random weights: causal, padded, cached, all visible",
     )
     for kind, models in (("qwen2", "Qwen2, Qwen2.5, Qwen2.5-Coder"), ("qwen3", "Qwen3"))
 )

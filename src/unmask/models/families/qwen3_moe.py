@@ -4,9 +4,8 @@ Source: Yang et al. 2025, arXiv:2505.09388; layout: `Qwen3MoeForCausalLM` of tra
 """
 
 from unmask.base.errors import Unsupported
-from unmask.base.vocab import Traits
 from unmask.models.backbone import Shape
-from unmask.models.config import Reader, experts, llama_shape, vocab
+from unmask.models.config import Reader, autoregressive, experts, llama_shape
 from unmask.models.families import llama
 from unmask.models.families.qwen import SWITCHES
 from unmask.models.family import Config, Described, Family
@@ -41,12 +40,7 @@ def moe_shape(read: Reader) -> Shape:
 def _describe(config: Config) -> Described:
     read = Reader(config)
     shape = moe_shape(read)
-    return Described(
-        shape=shape,
-        vocab=vocab(read, shape.vocab_size, mask=None),
-        traits=Traits(sees="left", speaks="next"),
-        defaults={"decoder": "ar"},
-    )
+    return autoregressive(read, shape)
 
 
 FAMILY = Family(

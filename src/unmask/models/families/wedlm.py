@@ -8,8 +8,7 @@ row then speaks of its own place. That order of a row is no window of ours yet. 
 training, so the same weights also write token by token, and that is what the traits say.
 """
 
-from unmask.base.vocab import Traits
-from unmask.models.config import Reader, llama_shape, vocab
+from unmask.models.config import Reader, autoregressive, llama_shape
 from unmask.models.families import llama
 from unmask.models.family import Config, Described, Family
 
@@ -22,12 +21,7 @@ def _describe(config: Config) -> Described:
         qkv_bias=read.flag("attention_bias", True),
         output_bias=False,
     )
-    return Described(
-        shape=shape,
-        vocab=vocab(read, shape.vocab_size, mask=None),
-        traits=Traits(sees="left", speaks="next"),
-        defaults={"decoder": "ar"},
-    )
+    return autoregressive(read, shape)
 
 
 FAMILY = Family(
