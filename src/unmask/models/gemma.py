@@ -189,7 +189,7 @@ class SelfConditioning(GatedMLP):
         super().__init__(shape.width, shape.hidden, shape.activation, bias=False)
         self.pre_norm, self.eps = RMSNorm(shape.width, shape.norm_eps), shape.norm_eps
 
-    def forward(self, x: Tensor, soft: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, soft: Tensor) -> Tensor:  # type: ignore[override]  # stored as an MLP
         """(N, D) each to (N, D)."""
         return unit(x + super().forward(self.pre_norm(soft)), self.eps)
 

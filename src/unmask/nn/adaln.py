@@ -40,7 +40,7 @@ class Modulation(nn.Linear):
         super().__init__(condition, num * width)
         self.num = num
 
-    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # stored as one map
         """(R, condition) to `num` tensors (R, 1, width)."""
         return super().forward(condition)[:, None].chunk(self.num, dim=-1)
 
