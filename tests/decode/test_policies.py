@@ -33,6 +33,7 @@ def plan_of(states, left=0, steps=1, standing=None):
         left=left * one,
         seed=one,
         turn=one,
+        idle=one * 0,
         end=one * n,
     )
 

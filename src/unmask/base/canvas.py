@@ -28,6 +28,7 @@ class Canvas:
         sealed: (B,) the left-contiguous positions that no policy of this decoder may reopen any more.
         step: (B,) forwards spent on the present region (the whole canvas or a block).
         forwards: (B,) forwards spent in all.
+        idle: (B,) forwards that the present region has had with nothing OPEN in it.
         eos: the end of text, as it is written down.
         ends: all ids that end a text, `eos` among them; whichever of them ends a row is written down as `eos`, so that
             readers of a canvas know one end of text.
@@ -51,6 +52,7 @@ class Canvas:
         self.sealed = self.origin.clone()
         self.step = torch.zeros_like(self.length)
         self.forwards = torch.zeros_like(self.length)
+        self.idle = torch.zeros_like(self.length)
         self.eos = eos
         self.ends: tuple[int, ...] = () if eos is None else (eos,)
         self.stops = torch.zeros_like(self.length, dtype=torch.bool) if stops is None else stops
@@ -132,6 +134,7 @@ class Canvas:
         settled = (first >= plan.end) & edit.settled
         self.sealed[rows] = torch.where(settled, first, self.sealed[rows])
         self.step[rows] = torch.where(settled, 0, self.step[rows] + 1)
+        self.idle[rows] = torch.where(settled | (plan.state == State.OPEN).any(1), 0, self.idle[rows] + 1)
         self.forwards[rows] += 1
 
     def _end_at_eos(self, rows: Tensor) -> None:

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from unmask.cli import arguments as given
+from unmask.lm.load import BUNDLED, bundled
 from unmask.lm.model import LanguageModel
 from unmask.models.backbone import Transformer
 from unmask.text.tokenizer import Tokenizer
@@ -19,19 +20,20 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="a YAML file, see recipes/")],
     out: Annotated[Path | None, typer.Option(help="the run's folder; runs/NAME of the recipe by default")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given again")] = None,
-    start: Annotated[Path | None, typer.Option(help="a checkpoint of another run to begin with")] = None,
+    start: Annotated[str | None, typer.Option(help="what to begin with: a run, a checkpoint, or a model")] = None,
     prompt: Annotated[str, typer.Option(help="what samples continue")] = "def main(",
     as_json: given.Json = False,
 ) -> None:
     """Train, going on from the run's newest checkpoint if it has one. SIGTERM saves and ends."""
     chosen = recipes.load(recipe, override or ())
     console = Console(stderr=as_json)
+    begin = BUNDLED / start if start in bundled() else start
 
     def sample(model: Transformer, tokenizer: Tokenizer) -> str:
         room = min(48, model.max_length - len(tokenizer.encode(prompt)) - 1)
         return str(LanguageModel(model, tokenizer).generate(prompt, length=max(1, room)).text)
 
-    found = train(chosen, out or Path("runs") / recipe.stem, start=start, sample=sample, console=console)
+    found = train(chosen, out or Path("runs") / recipe.stem, start=begin, sample=sample, console=console)
     if as_json:
         facts = {"step": found.step, "held_out_bits_per_byte": found.bits_per_byte, "model": str(found.model)}
         print(json.dumps(facts))

@@ -10,7 +10,6 @@ from unmask.base.step import Edit, Plan, Proposal
 from unmask.base.vocab import Traits, Vocab
 from unmask.decode import policies, windows
 from unmask.decode.options import OPTIONS, check
-from unmask.decode.policies.edit import Replace
 from unmask.decode.presets import PRESETS, Preset
 from unmask.decode.propose import Sampling
 
@@ -31,11 +30,6 @@ class Decoder:
     def revises(self) -> bool:
         """Whether a written position may change again before its region is sealed."""
         return any(p.revises for p in self.policies)
-
-    @property
-    def rounds(self) -> int | None:
-        """Forwards with nothing open after which a region is settled as it stands; None: its policies know when."""
-        return next((p.rounds for p in self.policies if isinstance(p, Replace)), None)
 
     def room(self, length: int, origin: int, traits: Traits) -> int:
         """Positions to write for a row of `length`: up to the end of its last block where the window pads.

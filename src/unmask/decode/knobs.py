@@ -1,4 +1,7 @@
-"""Settings that may differ from row to row of one batch: numbers, or one value per canvas row."""
+"""Settings that may differ from row to row of one batch: numbers, or one value per canvas row.
+
+Where a setting may be None ("as the rest says"), a row's value for that is 0.
+"""
 
 import torch
 from torch import Tensor
@@ -12,3 +15,10 @@ def column(knob: Knob, rows: Tensor) -> Tensor:
     if torch.is_tensor(knob):
         return knob.to(rows.device, torch.float64)[rows, None]
     return torch.full((len(rows), 1), float(knob), dtype=torch.float64, device=rows.device)
+
+
+def count(knob: int | Tensor | None, rows: Tensor) -> Tensor:
+    """A whole number as int64 (N,) for canvas rows (N,); 0 for None."""
+    if torch.is_tensor(knob):
+        return knob.to(rows.device, torch.int64)[rows]
+    return torch.full_like(rows, knob or 0)

@@ -4,7 +4,7 @@ It does not know text, requests or files.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -46,14 +46,9 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]
     if model.traits.noise == "uniform":
         canvas.noise(model.vocab.size)
     cache = model.cache(*canvas.tokens.shape) if decoder.window.caches else None
-    rounds = torch.zeros_like(canvas.length)  # forwards that each row's region has had with nothing open
     while not bool(canvas.done.all()):
         plan = decoder.window(canvas, model.traits, cache)
         offer = propose(model, plan, decoder.sampling, cache=cache, revise=decoder.revises)
         edit = decoder.policy(offer, plan)
-        if decoder.rounds is not None:
-            rounds[plan.rows] = torch.where(offer.is_open.any(1), 0, rounds[plan.rows] + 1)
-            spent = (rounds[plan.rows] >= decoder.rounds) & ~(edit.state == State.OPEN).any(1)
-            edit = replace(edit, settled=edit.settled | spent)
         canvas.apply(plan, edit, offer.best)
         yield Turn(plan, offer, edit)

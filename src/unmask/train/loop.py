@@ -9,7 +9,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -185,19 +185,24 @@ class Trainer:
             "products": str(self.dtype).removeprefix("torch."),
         }
 
+    def adopt(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Begin with these weights, by name, as model and as average; BadCheckpoint if they are another network's."""
+        mine = {name: p.shape for name, p in self.model.named_parameters()}
+        theirs = {name: tensor.shape for name, tensor in weights.items()}
+        if off := sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)):
+            raise BadCheckpoint(
+                f"the checkpoint is that of another network: {_some(off)} differ in shape or are missing"
+            )
+        for model in (self.model, self.average):
+            model.load_state_dict(weights)
+
     def restore(self, state: State) -> None:
         """Go on from a state; BadCheckpoint if it is that of another network."""
 
         def below(prefix: str) -> dict[str, torch.Tensor]:
             return {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}
 
-        mine = {name: p.shape for name, p in self.model.named_parameters()}
-        theirs = {name: tensor.shape for name, tensor in below("model.").items()}
-        if off := sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)):
-            raise BadCheckpoint(
-                f"the checkpoint is that of another network: {_some(off)} differ in shape or are missing"
-            )
-        self.model.load_state_dict(below("model."))
+        self.adopt(below("model."))
         self.average.load_state_dict(below("average."))
         self.optimizers.restore(below("optimizer."))
         about = state.about

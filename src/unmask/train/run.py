@@ -76,7 +76,8 @@ def train(
     Args:
         recipe: the run. A finished run goes on when its steps were raised.
         folder: of the run; one process at a time.
-        start: another run's folder, or a checkpoint of it, to begin with if this folder has none.
+        start: what to begin with if this folder has no checkpoint: another run's folder, a checkpoint of it, or a
+            model's folder, of which only the weights are taken.
         sample: writes a text with the model, every so often.
         console: where progress is told.
     Raises:
@@ -104,6 +105,9 @@ def train(
                 watch.say(f"going on from step {trainer.progress.step}")
                 for line in resume.differences(state, trainer.machine()):
                     watch.say(line)
+            elif start is not None:
+                _adopt(trainer, corpus, Path(start))
+                watch.say(f"beginning with the weights of {start}")
             watch.begin(trainer.progress.step, trainer.progress.tokens, trainer.progress.seconds)
             size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
             watch.say(f"{size:.2f} M parameters, {len(corpus.train)} rows of {recipe.data.length} tokens")
@@ -145,12 +149,21 @@ def _begin(
 ) -> tuple[State | None, list[str]]:
     """The state to go on from, and what there is to say about its choice."""
     state, passed_over = resume.newest(recipe, folder)
-    if state is None and start is not None:
+    if state is None and start is not None and not (Path(start) / "config.json").exists():
         state, more = resume.branched(recipe, Path(start))
         passed_over += more
     if state is not None:
         resume.same_data(state, data["data"])
     return state, passed_over
+
+
+def _adopt(trainer: Trainer, corpus: Corpus, folder: Path) -> None:
+    """Begin with a model's weights, which mean something only over the tokens that they were learned on."""
+    if Tokenizer.load(folder, corpus.tokenizer.vocab).fingerprint != corpus.tokenizer.fingerprint:
+        raise BadRecipe(
+            f"tokenizer: {folder} reads text as other tokens than this run; set tokenizer.path to that folder"
+        )
+    trainer.adopt(dict(folders.load(folder, trainer.model.device, "float32").named_parameters()))
 
 
 def _run(

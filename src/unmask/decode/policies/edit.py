@@ -1,7 +1,7 @@
 """Replace written tokens that the model would write differently now; follows a policy that accepts.
 
 A region is settled by a forward that found nothing open and replaced nothing, or by its `rounds`-th forward that found
-nothing open, as it stands then (the loop counts them).
+nothing open, as it stands then.
 
 Source: LLaDA2.1, 2026, arXiv:2602.08676, sec. 3 (token-to-token editing, threshold for edits apart from the one for
 masks; 16 rounds at most, from its released generate).
@@ -9,6 +9,8 @@ masks; 16 rounds at most, from its released generate).
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
+
+import torch
 
 from unmask.base.step import Edit, Plan, Proposal, State
 from unmask.decode.knobs import Knob, column
@@ -24,7 +26,7 @@ class Replace:
     """
 
     edit_threshold: Knob = 0.9
-    rounds: int = 16
+    rounds: Knob = 16
     revises: ClassVar[bool] = True
 
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
@@ -33,4 +35,7 @@ class Replace:
         better = (offer.tokens != plan.standing) & (offer.log_prob.exp() > column(self.edit_threshold, plan.rows))
         unchecked = offer.is_open.any(1)  # what is written now has not been read by any forward
         replaced = written & better
-        return replace(edit.accept(replaced, offer.tokens), settled=edit.settled & ~unchecked & ~replaced.any(1))
+        idle = torch.where(unchecked, 0, plan.idle + 1)
+        spent = (idle >= column(self.rounds, plan.rows)[:, 0]) & ~(edit.state == State.OPEN).any(1)
+        settled = edit.settled & ((~unchecked & ~replaced.any(1)) | spent)
+        return replace(edit.accept(replaced, offer.tokens), settled=settled)

@@ -1,10 +1,13 @@
 """Where to look now: one window a file, one line here.
 
 A window is a frozen dataclass whose fields are its options, with `caches` (whether it keeps keys and values), `pads`
-(whether a row's last block has to be a whole one), `check(traits)` and `(canvas, traits, cache) -> Plan`.
+(whether a row's last block has to be a whole one), `check(traits)` and `(canvas, traits, cache, rows) -> Plan`. Its numbers
+may be knobs, one per canvas row.
 """
 
 from typing import Protocol
+
+from torch import Tensor
 
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Cache
@@ -34,8 +37,8 @@ class Window(Protocol):
         """Raise Unsupported where a model can't be read like this."""
         ...
 
-    def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None) -> Plan:
-        """The plan of the next forward."""
+    def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None, rows: Tensor | None = None) -> Plan:
+        """The plan of the next forward of some rows (R,), none of them done; None is all that are not."""
         ...
 
 

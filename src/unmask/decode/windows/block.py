@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from unmask.base.attend import Attend
 from unmask.base.canvas import Canvas
@@ -18,7 +19,8 @@ from unmask.base.denoiser import Cache
 from unmask.base.errors import Unsupported
 from unmask.base.step import Plan
 from unmask.base.vocab import Traits
-from unmask.decode.windows.look import look, present
+from unmask.decode.knobs import count
+from unmask.decode.windows.look import look, present, sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +32,8 @@ class Block:
         steps: forwards for each block; None allows one per position.
     """
 
-    block: int | None = None
-    steps: int | None = None
+    block: int | Tensor | None = None
+    steps: int | Tensor | None = None
     caches: ClassVar[bool] = True
     pads: ClassVar[bool] = True
 
@@ -45,11 +47,10 @@ class Block:
                 "use a decoder with the whole window"
             )
 
-    def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None) -> Plan:
+    def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None, rows: Tensor | None = None) -> Plan:
         """The plan of the next forward."""
-        block = self.block or traits.block
-        assert block is not None
-        rows = (~canvas.done).nonzero()[:, 0]
+        rows = (~canvas.done).nonzero()[:, 0] if rows is None else rows
+        block = sizes(self.block, traits, rows)
         start = canvas.sealed[rows] // block * block
         end = torch.minimum(start + block, present(canvas, rows))
         shift = int(traits.speaks == "next")  # the row about a block's first token is the one before it
@@ -60,6 +61,6 @@ class Block:
             feed=(torch.minimum(held, start - shift).clamp(min=0), end),
             region=(start, end),
             keep_to=start if cache is not None else None,
-            steps=torch.full_like(start, self.steps or block),
+            steps=torch.where(count(self.steps, rows) > 0, count(self.steps, rows), block),
             attend=Attend(kind="blocks", block=block),
         )

@@ -6,6 +6,8 @@ from torch import Tensor
 from unmask.base.attend import NOBODY, Attend
 from unmask.base.canvas import Canvas
 from unmask.base.step import Plan, State
+from unmask.base.vocab import Traits
+from unmask.decode.knobs import count
 
 
 def look(
@@ -51,8 +53,15 @@ def look(
         left=left,
         seed=canvas.seed[rows],
         turn=canvas.forwards[rows],
+        idle=canvas.idle[rows],
         end=region[1],
     )
+
+
+def sizes(block: int | Tensor | None, traits: Traits, rows: Tensor) -> Tensor:
+    """(R,) positions of a block: what the window says, or the model's own."""
+    said = count(block, rows)
+    return torch.where(said > 0, said, traits.block or 1)
 
 
 def present(canvas: Canvas, rows: Tensor) -> Tensor:

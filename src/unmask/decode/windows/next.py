@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from unmask.base.attend import Attend
 from unmask.base.canvas import Canvas
@@ -36,9 +37,9 @@ class Next:
                 "rank='position' writes from left to right with both contexts"
             )
 
-    def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None) -> Plan:
+    def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None, rows: Tensor | None = None) -> Plan:
         """The plan of the next forward."""
-        rows = (~canvas.done).nonzero()[:, 0]
+        rows = (~canvas.done).nonzero()[:, 0] if rows is None else rows
         at = canvas.sealed[rows]
         shift = int(traits.speaks == "next")
         held = torch.zeros_like(at) if cache is None else cache.held[rows]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from unmask.base.attend import Attend
 from unmask.base.canvas import Canvas
@@ -36,8 +37,8 @@ class Vicinity:
             (the block and all behind it are read anew), "dual" what lies outside it (the block alone is).
     """
 
-    block: int | None = None
-    steps: int | None = None
+    block: int | Tensor | None = None
+    steps: int | Tensor | None = None
     cache: Literal["prefix", "dual"] = "prefix"
     caches: ClassVar[bool] = True
     pads: ClassVar[bool] = False
@@ -50,9 +51,9 @@ class Vicinity:
                 "the windows block and next have an exact cache for it"
             )
 
-    def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None) -> Plan:
+    def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None, rows: Tensor | None = None) -> Plan:
         """The plan of the next forward."""
-        rows = (~canvas.done).nonzero()[:, 0]
+        rows = (~canvas.done).nonzero()[:, 0] if rows is None else rows
         there = present(canvas, rows)
         start, end, steps = active(canvas, rows, self.block, self.steps)
         fresh = canvas.step[rows] == 0  # a block's first step reads everything, and keeps it anew

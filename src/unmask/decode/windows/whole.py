@@ -16,6 +16,7 @@ from unmask.base.denoiser import Cache
 from unmask.base.errors import BadInput, Unsupported
 from unmask.base.step import Plan
 from unmask.base.vocab import Traits
+from unmask.decode.knobs import count
 from unmask.decode.windows.look import look, present
 
 
@@ -28,8 +29,8 @@ class Whole:
         steps: forwards for the whole canvas, shared out over its blocks; None allows one per position.
     """
 
-    block: int | None = None
-    steps: int | None = None
+    block: int | Tensor | None = None
+    steps: int | Tensor | None = None
     caches: ClassVar[bool] = False
     pads: ClassVar[bool] = False
 
@@ -38,9 +39,9 @@ class Whole:
         if traits.sees == "left":
             raise Unsupported("this model reads left to right only; a whole canvas needs one that sees both sides")
 
-    def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None) -> Plan:
+    def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None, rows: Tensor | None = None) -> Plan:
         """The plan of the next forward."""
-        rows = (~canvas.done).nonzero()[:, 0]
+        rows = (~canvas.done).nonzero()[:, 0] if rows is None else rows
         start, end, steps = active(canvas, rows, self.block, self.steps)
         return look(
             canvas,
@@ -53,7 +54,9 @@ class Whole:
         )
 
 
-def active(canvas: Canvas, rows: Tensor, block: int | None, steps: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def active(
+    canvas: Canvas, rows: Tensor, block: int | Tensor | None, steps: int | Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The block that each row is writing: its start, its end, and the steps that it may take, (R,) each.
 
     Args:
@@ -63,22 +66,19 @@ def active(canvas: Canvas, rows: Tensor, block: int | None, steps: int | None) -
     Raises:
         BadInput: fewer steps than blocks.
     """
-    there, origin, sealed = present(canvas, rows), canvas.origin[rows], canvas.sealed[rows]
-    if block is None:
-        size = there - origin
-        return origin, there, size if steps is None else torch.full_like(size, steps)
-    index = (sealed - origin) // block
-    start = origin + index * block
-    end = torch.minimum(start + block, there)
-    return start, end, end - start if steps is None else _share(canvas, rows, index, block, steps)
-
-
-def _share(canvas: Canvas, rows: Tensor, index: Tensor, block: int, steps: int) -> Tensor:
-    """Steps of block `index`: the total shared out evenly, earlier blocks take what is over."""
-    blocks = -(-(canvas.length[rows] - canvas.origin[rows]) // block)
-    if steps < int(blocks.max()):
+    origin, size, total = canvas.origin[rows], count(block, rows), count(steps, rows)
+    size = torch.where(size > 0, size, canvas.tokens.shape[1])
+    index = (canvas.sealed[rows] - origin) // size
+    start = origin + index * size
+    end = torch.minimum(start + size, present(canvas, rows))
+    blocks = -(-(canvas.length[rows] - origin) // size)
+    short = (total > 0) & (total < blocks)
+    if bool(short.any()):
+        at = int(short.int().argmax())
         raise BadInput(
-            f"steps={steps} are fewer than the {int(blocks.max())} blocks of {block} positions: "
+            f"steps={int(total[at])} are fewer than the {int(blocks[at])} blocks of {int(size[at])} positions: "
             "each block takes one at least; raise steps, or block"
         )
-    return steps // blocks + (index < steps % blocks).long()
+    # the total is shared out evenly, earlier blocks take what is over
+    share = total // blocks + (index < total % blocks).long()
+    return start, end, torch.where(total > 0, share, end - start)
