@@ -92,7 +92,7 @@ def said(theirs, features):
 
 
 def same(found, wanted):
-    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("attention", ["plain", "sdpa"])
@@ -216,7 +216,7 @@ def test_rows_with_canvases_in_different_places(pair):
 def test_dtypes(pair):
     theirs, ours, folder = pair
     x, wanted = tokens(), ours(tokens())
-    torch.testing.assert_close(load(folder, "cpu", "float64")(x).float(), wanted, rtol=0, atol=2e-5)
+    torch.testing.assert_close(load(folder, "cpu", "float64")(x).float(), wanted, rtol=0, atol=5e-5)
     half = deepcopy(theirs).to(torch.bfloat16)
     published = half(input_ids=x[:, :CONTEXT], decoder_input_ids=x[:, CONTEXT:]).logits
     found = load(folder, "cpu", "bfloat16")(x)[:, CONTEXT:].float()

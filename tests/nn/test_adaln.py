@@ -30,9 +30,11 @@ def test_numbers_may_be_of_another_precision_than_the_weights():
 def test_a_modulation_is_one_map_cut_into_vectors():
     modulation, condition = Modulation(3, 4, 2), torch.randn(5, 3)
     shift, scale = modulation(condition)
-    assert shift.shape == scale.shape == (5, 1, 4)
+    assert shift.shape == scale.shape == (5, 4)
     whole = condition @ modulation.weight.T + modulation.bias
-    torch.testing.assert_close(torch.cat([shift, scale], -1)[:, 0], whole)
+    torch.testing.assert_close(torch.cat([shift, scale], -1), whole)
     x = torch.randn(5, 7, 4)
     for row in range(5):
-        torch.testing.assert_close(modulate(x, shift, scale)[row], x[row] * (1 + whole[row, 4:]) + whole[row, :4])
+        torch.testing.assert_close(
+            modulate(x, shift[:, None], scale[:, None])[row], x[row] * (1 + whole[row, 4:]) + whole[row, :4]
+        )

@@ -19,11 +19,12 @@ from unmask.base.denoiser import Cache
 from unmask.base.errors import BadInput, TooLong, UnknownName, Unsupported
 from unmask.base.vocab import Traits, Vocab
 from unmask.nn.adaln import Condition, Modulation, modulate
-from unmask.nn.attention import BACKENDS, Look, Sight
+from unmask.nn.attention import BACKENDS, Sight
 from unmask.nn.cache import KVCache, Visit
 from unmask.nn.mlp import ACTIVATIONS, MLPS
 from unmask.nn.moe import Experts, MixtureMLP
 from unmask.nn.norm import NORMS, RMSNorm
+from unmask.nn.pack import Mix, Pack, whole
 from unmask.nn.rotary import Scaling, rotate, turns
 from unmask.noise import clock
 
@@ -122,9 +123,8 @@ class Shape:
 class Scene:
     """What all layers of one forward share."""
 
-    look: Look
+    mix: Mix
     turns: tuple[Tensor, Tensor] | None
-    visit: Visit | None
     condition: Tensor | None
 
 
@@ -144,7 +144,7 @@ class Attention(nn.Module):
         self.shape, self.layer = shape, layer
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
-        """(R, W, D) to (R, W, D)."""
+        """(R, W, D) to (R, W, D), or (N, D) to (N, D) where rows are packed."""
         q, k, v = (
             project(x).unflatten(-1, (-1, self.shape.head_dim)) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
@@ -152,9 +152,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if scene.turns is not None:
             q, k = rotate(q, *scene.turns), rotate(k, *scene.turns)
-        if scene.visit is not None:
-            k, v = scene.visit.swap(self.layer, k, v)
-        return self.o_proj(scene.look(q, k, v).flatten(-2))
+        return self.o_proj(scene.mix(self.layer, q, k, v).flatten(-2))
 
 
 class Layer(nn.Module):
@@ -353,20 +351,31 @@ class Transformer(nn.Module):
     def _read(
         self, tokens: Tensor, positions: Tensor, sight: Sight, visit: Visit | None, sigma: Tensor | None
     ) -> Tensor:
-        shape, x, turn = self.shape, self.embed_tokens(tokens), None
+        shape, turn, backend = self.shape, None, BACKENDS[self.attention]
+        ragged = not torch.is_grad_enabled() and bool((positions < 0).any())
+        pack = Pack.of(positions) if ragged else None
+        condition = self._condition(sigma, len(tokens))
+        if pack is None:
+            mix = whole(sight, visit, backend)
+        else:
+            mix = pack.mix(sight, visit, backend)
+            tokens, positions = pack.flat(tokens), pack.flat(positions)
+        x = self.embed_tokens(tokens)
         if shape.embedding_scale != 1.0:
             x = x * shape.embedding_scale
         if shape.position == "learned":
             x = x + self.embed_positions(positions.clamp(min=0))
         else:
             turn = turns(positions, shape.rotary_dim, shape.rope_theta, shape.rope_scaling)
-        condition = self._condition(sigma, len(tokens))
-        scene = Scene(look=BACKENDS[self.attention](sight), turns=turn, visit=visit, condition=condition)
+        if condition is not None:
+            condition = condition[:, None] if pack is None else condition[pack.fed[0]]
+        scene = Scene(mix=mix, turns=turn, condition=condition)
         for layer in self.layers:
             x = layer(x, scene)
         x = self.norm(x)
         if condition is not None:
             x = modulate(x, *self.modulation(condition))
+        x = x if pack is None else pack.back(x)
         if shape.scale_by_sigma:
             assert sigma is not None
             offset = sigma.double().expm1().log() + math.log(shape.vocab_size - 1)

@@ -41,8 +41,8 @@ class Modulation(nn.Linear):
         self.num = num
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # stored as one map
-        """(R, condition) to `num` tensors (R, 1, width)."""
-        return super().forward(condition)[:, None].chunk(self.num, dim=-1)
+        """(..., condition) to `num` tensors (..., width)."""
+        return super().forward(condition).chunk(self.num, dim=-1)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -14,34 +14,50 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LANES = 16
+"""Forwards look at a multiple of so many slots, so that sums over them run in the same order whatever the others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
     """One forward over a cache.
 
     Attributes:
-        size: S, slots up to the last one that is known or fed.
-        there: (R, S) bool, slots that are known or fed.
+        there: (R, S) bool, slots that are known or fed; S is up to the last such slot, in whole lanes.
+        rows: (R,) rows of the cache.
+        fed: (r, w), (N,) each: where in the batch the fed positions stand.
+        slots: (N,) where their keys and values lie in the store.
     """
 
     cache: "KVCache"
-    size: int
     there: Tensor
-    rows: Tensor | None
+    rows: Tensor
     fed: tuple[Tensor, Tensor]
-    slots: tuple[Tensor, Tensor]
+    slots: Tensor
+
+    @property
+    def size(self) -> int:
+        """S."""
+        return self.there.shape[1]
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Put fresh keys and values (N, K, d) of the fed positions into their slots."""
+        for store, fresh in ((self.cache.k, k), (self.cache.v, v)):
+            store[layer].flatten(0, 1)[self.slots] = fresh.to(store.dtype)
+
+    def seen(self, layer: int, part: Tensor | None = None, size: int | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values (P, size, K, d) of the first slots of some rows of the batch (P,), or of all."""
+        rows = self.rows if part is None else self.rows[part]
+        return self.cache.slots_of(layer, rows, size or self.size)
 
     def swap(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write fresh keys and values (R, W, K, d) of the fed positions; get those of all slots, (R, S, K, d)."""
-        seen = []
-        for store, fresh in ((self.cache.k[layer], k), (self.cache.v[layer], v)):
-            store[self.slots] = fresh[self.fed].to(store.dtype)
-            seen.append(store[:, : self.size] if self.rows is None else store[self.rows, : self.size])
-        return seen[0], seen[1]
+        self.write(layer, k[self.fed], v[self.fed])
+        return self.seen(layer)
 
 
 class KVCache:
-    """Room for `rows` rows of `length` positions.
+    """Room for `rows` rows of `length` positions, each in a place of its own.
 
     Attributes:
         k, v: (layers, B, L, K, head_dim).
@@ -52,8 +68,21 @@ class KVCache:
     def __init__(self, layers: int, rows: int, length: int, heads: int, head_dim: int, *, like: Tensor) -> None:
         shape = (layers, rows, length, heads, head_dim)
         self.k, self.v = like.new_zeros(shape), like.new_zeros(shape)
-        self.known = torch.zeros(rows, length, dtype=torch.bool, device=like.device)
-        self.held = torch.zeros(rows, dtype=torch.int64, device=like.device)
+        self._start(rows, length, like.device)
+
+    def _start(self, rows: int, length: int, device: torch.device) -> None:
+        self.known = torch.zeros(rows, length, dtype=torch.bool, device=device)
+        self.held = torch.zeros(rows, dtype=torch.int64, device=device)
+
+    def place(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """(N,) where the positions (N,) of rows (N,) lie among all slots of a layer."""
+        return rows * self.k.shape[2] + positions
+
+    def slots_of(self, layer: int, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (P, size, K, d) of the first `size` positions of rows (P,)."""
+        if len(rows) == self.k.shape[1] and bool((rows.diff() == 1).all()):  # all of them, in order
+            return self.k[layer, :, :size], self.v[layer, :, :size]
+        return self.k[layer, rows, :size], self.v[layer, rows, :size]
 
     @contextmanager
     def visit(self, positions: Tensor, rows: Tensor | None, keep: Tensor | None) -> Iterator[Visit]:
@@ -64,27 +93,26 @@ class KVCache:
             rows: (R,) distinct rows of the cache; None is all of them in order.
             keep: (R, W) bool; None keeps nothing.
         """
-        every = torch.arange(len(self.held), device=self.held.device)
-        rows = None if rows is None or torch.equal(rows, every) else rows
+        rows = torch.arange(len(self.held), device=self.held.device) if rows is None else rows
         r, w = (positions >= 0).nonzero(as_tuple=True)
-        fed = (r, w)
-        slots = ((every if rows is None else rows)[r], positions[r, w])
-        there = self.known.clone() if rows is None else self.known[rows]
-        there[r, positions[r, w]] = True
+        row, at = rows[r], positions[r, w]
+        slots = self.place(row, at)
+        there = self.known[rows]
+        there[r, at] = True
         reach = there.any(0).nonzero()
-        size = int(reach[-1]) + 1 if len(reach) else 1
-        kept = torch.zeros_like(slots[0], dtype=torch.bool) if keep is None else keep[fed]
-        final = tuple(x[kept] for x in slots)
-        lend = self.known[slots] & ~kept  # known and fed, but not to be replaced
-        lent = tuple(x[lend] for x in slots)
-        self.known[final] = False  # and so it stays if the forward fails
-        before = self.k[:, lent[0], lent[1]], self.v[:, lent[0], lent[1]]
+        size = min(-(-(int(reach[-1]) + 1 if len(reach) else 1) // LANES) * LANES, there.shape[1])
+        kept = torch.zeros_like(at, dtype=torch.bool) if keep is None else keep[r, w]
+        lent = slots[self.known[row, at] & ~kept]  # known and fed, but not to be replaced
+        self.known[row[kept], at[kept]] = False  # and so it stays if the forward fails
+        stores = self.k.flatten(1, 2), self.v.flatten(1, 2)
+        before = [store[:, lent] for store in stores]
         try:
-            yield Visit(cache=self, size=size, there=there[:, :size], rows=rows, fed=fed, slots=slots)
-            self.known[final] = True
+            yield Visit(cache=self, there=there[:, :size], rows=rows, fed=(r, w), slots=slots)
+            self.known[row[kept], at[kept]] = True
         finally:
-            self.k[:, lent[0], lent[1]], self.v[:, lent[0], lent[1]] = before
-            self._count()
+            for store, old in zip(stores, before, strict=True):
+                store[:, lent] = old
+            self._count(rows)
 
     def forget(self, rows: Tensor | None = None, start: int = 0) -> None:
         """Free the slots from `start` on, of some rows (R,) or of all."""
@@ -92,7 +120,7 @@ class KVCache:
         self.known[which, start:] = False
         self.k[:, which, start:] = 0  # a failed row may have left numbers that even a weight of zero does not stop
         self.v[:, which, start:] = 0
-        self._count()
+        self._count(torch.arange(len(self.held), device=self.held.device) if rows is None else rows)
 
-    def _count(self) -> None:
-        self.held = self.known.cumprod(1).sum(1)
+    def _count(self, rows: Tensor) -> None:
+        self.held[rows] = self.known[rows].cumprod(1).sum(1)

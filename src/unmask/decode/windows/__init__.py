@@ -1,8 +1,8 @@
 """Where to look now: one window a file, one line here.
 
 A window is a frozen dataclass whose fields are its options, with `caches` (whether it keeps keys and values), `pads`
-(whether a row's last block has to be a whole one), `check(traits)` and `(canvas, traits, cache, rows) -> Plan`. Its numbers
-may be knobs, one per canvas row.
+(whether a row's last block has to be a whole one), `check(traits)` and
+`(canvas, traits, cache, rows) -> Plan`. Its numbers may be knobs, one per canvas row.
 """
 
 from typing import Protocol
