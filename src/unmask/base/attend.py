@@ -4,6 +4,7 @@
 No (L, L) tensor exists until a backend asks for one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from unmask.base.vocab import Traits
 
 Kind = Literal["full", "causal", "blocks", "canvas", "two_stream", "given"]
+_BLOCKS = {"causal": 1, "full": 1 << 40}
+"""Kinds that are one of blocks, with the size of these."""
 NOBODY = -1
 """The document id of a slot that no query may see (padding, ABSENT positions)."""
 
@@ -59,6 +62,23 @@ class Attend:
                 return cls(kind="canvas", block=traits.block)
             case _:
                 return cls(kind="full")
+
+    @classmethod
+    def join(cls, rules: Sequence[tuple["Attend", int]]) -> "Attend":
+        """One rule for the rows of several: (rule, its number of rows) each, in order.
+
+        Causal reading is in blocks of one, full reading in a block of all; the rule of a canvas only goes with itself.
+        """
+        first = rules[0][0]
+        if all(rule.uniform and rule == first for rule, _ in rules):
+            return first
+        field = "start" if first.kind == "canvas" else "block"
+        values = [_BLOCKS[rule.kind] if rule.kind in _BLOCKS else getattr(rule, field) for rule, _ in rules]
+        assert all((rule.kind == "canvas") == (field == "start") for rule, _ in rules)
+        columns = [torch.as_tensor(v).expand(count) for v, (_, count) in zip(values, rules, strict=True)]
+        device = next((c.device for c in columns if c.device.type != "cpu"), None)
+        joined = torch.cat([column.to(device or "cpu") for column in columns])
+        return cls(kind="canvas", start=joined) if field == "start" else cls(kind="blocks", block=joined)
 
     @property
     def uniform(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.base import seeds
@@ -85,6 +86,23 @@ class Canvas:
         stops = torch.full((len(rows),), stop, device=device)
         seed = torch.as_tensor(seeds, dtype=torch.int64).to(device) if len(seeds) else None
         return cls(tokens.to(device), state.to(device), eos=eos, stops=stops, seed=seed)
+
+    @classmethod
+    def blank(cls, rows: int, *, device: torch.device | str = "cpu") -> Self:
+        """A canvas of rows that are not there yet; see `enter`."""
+        tokens = torch.zeros(rows, 1, dtype=torch.int64, device=device)
+        return cls(tokens, torch.full_like(tokens, State.ABSENT, dtype=torch.uint8))
+
+    def enter(self, row: int, other: "Canvas") -> None:
+        """Let the only row of another canvas stand in a row of this one, whoever stood there before."""
+        if (more := other.tokens.shape[1] - self.tokens.shape[1]) > 0:
+            self.tokens, self.best = F.pad(self.tokens, (0, more)), F.pad(self.best, (0, more), value=-1)
+            self.state = F.pad(self.state, (0, more), value=int(State.ABSENT))
+        self.state[row] = State.ABSENT
+        for name in ("tokens", "state", "best"):
+            getattr(self, name)[row, : other.tokens.shape[1]] = getattr(other, name)[0]
+        for name in ("length", "origin", "sealed", "step", "forwards", "idle", "stops", "seed"):
+            getattr(self, name)[row] = getattr(other, name)[0]
 
     @property
     def open(self) -> Tensor:

@@ -7,6 +7,7 @@
     |-- BadRecipe           a recipe or configuration file that does not say what it must
     |-- BadCheckpoint       a model or training folder that is missing, torn or of another kind
     |-- Unsupported         an option, schema or checkpoint that can't be honoured here
+    |-- RequestFailed       a request that made a forward fail; others go on
     `-- TrainingFailed      a run that can't go on (non-finite loss, disk full ...)
 
 A message says what was expected, what came, and what to do. The command line prints it on one line and exits with 2;
@@ -49,6 +50,10 @@ class BadCheckpoint(UnmaskError):
 
 class Unsupported(UnmaskError):
     """Something that was asked for and can't be honoured; never ignored in silence."""
+
+
+class RequestFailed(UnmaskError):
+    """A request that made a forward fail, or whose numbers are none."""
 
 
 class TrainingFailed(UnmaskError):

@@ -4,14 +4,16 @@ Letters, everywhere with one meaning: B rows, R rows of this step, L positions o
 V vocabulary, D width, H heads, K key/value heads, S key slots, N flat targets.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from unmask.base.attend import Attend
+from unmask.base.attend import NOBODY, Attend
 
 
 class State(IntEnum):
@@ -65,6 +67,34 @@ class Plan:
     idle: Tensor
     end: Tensor
 
+    def take(self, index: Tensor) -> Self:
+        """The plan of some of its rows (an index into them)."""
+        return replace(
+            self,
+            attend=self.attend.rows(index),
+            **{f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "attend"},
+        )
+
+    @classmethod
+    def join(cls, plans: Sequence[Self]) -> Self:
+        """One plan for the rows of several, one after the other."""
+        if len(plans) == 1:
+            return plans[0]
+        columns = {f.name: [getattr(plan, f.name) for plan in plans] for f in fields(cls) if f.name != "attend"}
+        joined = {name: torch.cat(_even(some, _FILLERS.get(name, 0))) for name, some in columns.items()}
+        return cls(attend=Attend.join([(plan.attend, len(plan.rows)) for plan in plans]), **joined)
+
+
+_FILLERS = {"positions": NOBODY, "targets": NOBODY, "state": int(State.ABSENT), "last": -1}
+
+
+def _even(columns: list[Tensor], filler: int) -> list[Tensor]:
+    """Columns (R,) as they are; (R, W) made as wide as the widest."""
+    if columns[0].dim() == 1:
+        return columns
+    width = max(column.shape[1] for column in columns)
+    return [F.pad(column, (0, width - column.shape[1]), value=filler) for column in columns]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
@@ -94,6 +124,11 @@ class Proposal:
     standing: Tensor
     mass: Tensor | None = None
 
+    def take(self, index: Tensor) -> Self:
+        """What is offered to some of the rows (an index into them)."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: column[index] for name, column in columns.items() if column is not None})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
@@ -105,6 +140,11 @@ class Edit:
     tokens: Tensor
     state: Tensor
     settled: Tensor
+
+    @classmethod
+    def join(cls, edits: Sequence[Self]) -> Self:
+        """One edit for the rows of several, one after the other."""
+        return cls(**{f.name: torch.cat([getattr(edit, f.name) for edit in edits]) for f in fields(cls)})
 
     @classmethod
     def nothing(cls, plan: Plan) -> Self:

@@ -14,7 +14,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from unmask.decode.session import Cell, Session
+from unmask.decode.reading import Cell
+from unmask.decode.session import Session
 from unmask.lm.results import Output
 
 STYLES = {

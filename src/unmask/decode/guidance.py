@@ -1,6 +1,6 @@
 """Classifier-free guidance: a denoiser around a denoiser.
 
-The batch is doubled: once as it is, once with the prompt (and nothing else) masked. Both halves travel in one forward,
+Guided rows travel twice: once as they are, once with the prompt (and nothing else) masked. Both go in one forward,
 which counts as one, as published.
 
 Source: Nie et al. 2025, LLaDA, arXiv:2502.09992, sec. 2.4 and generate.py: u + (w + 1)(c - u).
@@ -14,6 +14,16 @@ from torch import Tensor
 from unmask.base.attend import Attend
 from unmask.base.denoiser import Cache, Denoiser
 from unmask.base.errors import Unsupported
+from unmask.base.vocab import Traits, Vocab
+from unmask.decode.knobs import Knob, column
+
+
+def check(traits: Traits, vocab: Vocab) -> None:
+    """Raise Unsupported for a vocabulary without a mask, or a network that carries what it said: there would be two."""
+    if vocab.mask is None:
+        raise Unsupported("guidance masks the prompt, and this model has no mask token; leave guidance at 0")
+    if traits.carries:
+        raise Unsupported("guidance has no place in a model that is conditioned on itself; leave it at 0")
 
 
 @dataclass
@@ -22,21 +32,18 @@ class Guided:
 
     Args:
         model: the network.
-        weight: w; 0 changes nothing.
+        weight: w, of all rows or of each (B,); a row with 0 travels once, and nothing changes for it.
         prompt: (B, L) bool, the positions to mask in the unconditional half.
     Raises:
-        Unsupported: the vocabulary has no mask, or the network carries what it said, of which there would be two.
+        Unsupported: see `check`.
     """
 
     model: Denoiser
-    weight: float
+    weight: Knob
     prompt: Tensor
 
     def __post_init__(self) -> None:
-        if self.model.vocab.mask is None:
-            raise Unsupported("guidance masks the prompt, and this model has no mask token; leave guidance at 0")
-        if self.model.traits.carries:
-            raise Unsupported("guidance has no place in a model that is conditioned on itself; leave it at 0")
+        check(self.model.traits, self.model.vocab)
         self.vocab, self.traits, self.max_length = self.model.vocab, self.model.traits, self.model.max_length
 
     @property
@@ -59,24 +66,30 @@ class Guided:
         rows: Tensor | None = None,
         keep: Tensor | None = None,
     ) -> Tensor:
-        """Features (R, W, 2D): with the prompt, then without it."""
-        rows = torch.arange(len(tokens), device=tokens.device) if rows is None else rows
-        hidden = self.prompt[rows[:, None], positions.clamp(min=0)] & (positions >= 0)
-        mask = self.model.vocab.mask
+        """Features (R, W, 2D + 1): with the prompt, without it, and the weight."""
+        every = torch.arange(len(tokens), device=tokens.device)
+        rows = every if rows is None else rows
+        weight = column(self.weight, rows)
+        guided = weight[:, 0].nonzero()[:, 0]
+        both = torch.cat([every, guided])
+        hidden = self.prompt[rows[guided, None], positions[guided].clamp(min=0)] & (positions[guided] >= 0)
+        mask = self.vocab.mask
         assert mask is not None
-        both = torch.arange(len(tokens), device=tokens.device).repeat(2)
         features = self.model.read(
-            torch.cat([tokens, tokens.masked_fill(hidden, mask)]),
+            torch.cat([tokens, tokens[guided].masked_fill(hidden, mask)]),
             positions=positions[both],
             attend=attend.rows(both),
             t=None if t is None else t[both],
             cache=cache,
-            rows=torch.cat([rows, rows + len(self.prompt)]),
+            rows=torch.cat([rows, rows[guided] + len(self.prompt)]),
             keep=None if keep is None else keep[both],
         )
-        return torch.cat(features.chunk(2), dim=-1)
+        given, free = features[: len(tokens)], features[len(tokens) :]
+        weights = weight.to(features.dtype)[:, :, None].expand(*given.shape[:2], 1)
+        return torch.cat([given, given.index_copy(0, guided, free), weights], dim=-1)
 
     def head(self, features: Tensor) -> Tensor:
-        """Guided logits (N, V) of features (N, 2D)."""
-        given, free = (self.model.head(half) for half in features.chunk(2, dim=-1))
-        return free + (self.weight + 1) * (given - free)
+        """Guided logits (N, V) of features (N, 2D + 1)."""
+        size = features.shape[-1] // 2
+        given, free = self.model.head(features[:, :size]), self.model.head(features[:, size : 2 * size])
+        return free + (features[:, -1:] + 1) * (given - free)

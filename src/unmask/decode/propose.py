@@ -49,7 +49,7 @@ class Sampling:
 
 
 def propose(
-    model: Denoiser, plan: Plan, sampling: Sampling, *, cache: Cache | None = None, revise: bool = False
+    model: Denoiser, plan: Plan, sampling: Sampling, *, cache: Cache | None = None, revise: bool | Tensor = False
 ) -> Proposal:
     """What the model offers at the targets of a plan.
 
@@ -58,7 +58,7 @@ def propose(
         plan: what to look at.
         sampling: how to draw.
         cache: keys and values of final positions.
-        revise: whether positions that are DONE get an offer too.
+        revise: whether positions that are DONE get an offer too; one answer, or one per row (R,).
     Returns:
         A proposal over (R, T). `log_prob`, `entropy` and `margin` belong to the distribution after top-k and top-p
         at temperature 1, so that a confidence does not depend on the temperature. `mass` comes before all of them.
@@ -69,7 +69,9 @@ def propose(
     if ratios and model.traits.noise != "absorb":
         raise Unsupported("ratios are read for noise that masks tokens ('absorb') only; this model can't be decoded")
     asked = plan.state == State.OPEN
-    if revise:
+    if torch.is_tensor(revise):
+        asked = asked | ((plan.state == State.DONE) & revise[:, None])
+    elif revise:
         asked = asked | (plan.state == State.DONE)
     asked = asked & (plan.targets >= 0)
     features = model.read(
@@ -142,8 +144,9 @@ def _draw(logits: Tensor, sampling: Sampling, *, rows: Tensor, key: Tensor, now:
     best = log_p.topk(min(2, log_p.shape[1]), dim=-1)
     tokens = best.indices[:, 0]
     temperature = column(sampling.temperature, rows)
-    if bool((temperature > 0).any()):
-        tokens = torch.where(temperature[:, 0] > 0, _race(log_p, temperature, key), tokens)
+    chance = (temperature[:, 0] > 0).nonzero()[:, 0]
+    if len(chance):
+        tokens = tokens.index_copy(0, chance, _race(log_p[chance], temperature[chance], key[chance]))
     p = log_p.exp()
     top = best.values.exp()
     return {
@@ -171,9 +174,14 @@ def _race(log_p: Tensor, temperature: Tensor, key: Tensor) -> Tensor:
 
 def _filter(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Logits with everything outside top-k or top-p at -inf; both look at the distribution as it came."""
-    use_k, use_p = bool((top_k > 0).any()), bool((top_p < 1).any())
-    if not use_k and not use_p:
+    use = ((top_k > 0) | (top_p < 1))[:, 0].nonzero()[:, 0]
+    if not len(use):
         return logits
+    return logits.index_copy(0, use, _filtered(logits[use], top_k[use], top_p[use]))
+
+
+def _filtered(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    use_k, use_p = bool((top_k > 0).any()), bool((top_p < 1).any())
     ranked, order = logits.sort(-1, descending=True)
     out = torch.zeros_like(logits, dtype=torch.bool)
     if use_p:

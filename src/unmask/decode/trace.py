@@ -1,6 +1,6 @@
 """What happened to every position: which step wrote it, how sure the model was, what was taken back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,8 +56,8 @@ class Trace:
         return {c.position: c for c in self.changes if c.kind != "reopen"}
 
 
-def record(traces: list[Trace], canvas: Canvas, turn: Turn) -> None:
-    """Add one turn to the traces of all rows (one trace per canvas row)."""
+def record(traces: Mapping[int, Trace], canvas: Canvas, turn: Turn) -> None:
+    """Add one turn to the traces of all rows (a trace per canvas row)."""
     plan, edit, offer = turn.plan, turn.edit, turn.offer
     written = (edit.tokens != plan.standing) & (edit.state != State.OPEN)  # what an open position holds is no text
     touched = offer.asked & (written | (edit.state != plan.state))

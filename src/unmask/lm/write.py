@@ -10,7 +10,8 @@ import torch
 from unmask.base import seeds
 from unmask.base.errors import BadInput, Unsupported
 from unmask.decode.decoder import Decoder, build
-from unmask.decode.session import Filled, Session
+from unmask.decode.reading import Filled
+from unmask.decode.session import Session
 from unmask.lm.results import Output, Settings, Stats, StreamStep
 from unmask.lm.rows import Ask
 from unmask.models.backbone import Transformer
@@ -44,7 +45,7 @@ def stream(model: Transformer, tokenizer: Tokenizer, ask: Ask, settings: Setting
     for _ in session.run():
         if bool(session.canvas.done.all()):
             continue  # the last step is told with its output
-        text = _held_back(tokenizer.decode_bytes(session.committed(0)), ask.stops)
+        text = _held_back(tokenizer.decode_bytes(session.readings[0].committed), ask.stops)
         draft = "".join("▒" if c.look in ("masked", "reopened") else c.text for c in session.cells(0)[gap.start :])
         yield StreamStep(text, text[len(told) :], draft, session.num_forwards)
         told = text
@@ -74,7 +75,6 @@ def sessions(
             stops=ask.stops,
             ends=ask.ends,
         )
-        session.canvas.ends = model.vocab.ends
         yield session, ask.texts[part]
 
 
@@ -105,7 +105,7 @@ def _outputs(session: Session, texts: list[list[Layout]], ask: Ask, began: float
         tried = [next(results) for _ in rows]
         best, _ = max(tried, key=lambda one: (one[1], one[0].mean_log_prob))
         forwards = max(filled.forwards for filled, _ in tried) + int(compared)
-        outputs.append(_output(best, session.tokenizer, ask, forwards, seconds))
+        outputs.append(_output(best, session.readings[0].tokenizer, ask, forwards, seconds))
     return outputs
 
 

@@ -63,6 +63,7 @@ class KVCache:
         k, v: (layers, B, L, K, head_dim).
         known: (B, L) bool, which slots hold a final position.
         held: (B,) how many leading positions of each row are known.
+        reach: (B,) positions up to the last one that is known.
     """
 
     def __init__(self, layers: int, rows: int, length: int, heads: int, head_dim: int, *, like: Tensor) -> None:
@@ -73,6 +74,7 @@ class KVCache:
     def _start(self, rows: int, length: int, device: torch.device) -> None:
         self.known = torch.zeros(rows, length, dtype=torch.bool, device=device)
         self.held = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.reach = torch.zeros_like(self.held)
 
     def place(self, rows: Tensor, positions: Tensor) -> Tensor:
         """(N,) where the positions (N,) of rows (N,) lie among all slots of a layer."""
@@ -97,22 +99,22 @@ class KVCache:
         r, w = (positions >= 0).nonzero(as_tuple=True)
         row, at = rows[r], positions[r, w]
         slots = self.place(row, at)
-        there = self.known[rows]
+        reach = max(int(self.reach[rows].max()), int(positions.max()) + 1, 1)
+        size = min(-(-reach // LANES) * LANES, self.known.shape[1])
+        there = self.known[rows, :size]
         there[r, at] = True
-        reach = there.any(0).nonzero()
-        size = min(-(-(int(reach[-1]) + 1 if len(reach) else 1) // LANES) * LANES, there.shape[1])
         kept = torch.zeros_like(at, dtype=torch.bool) if keep is None else keep[r, w]
         lent = slots[self.known[row, at] & ~kept]  # known and fed, but not to be replaced
         self.known[row[kept], at[kept]] = False  # and so it stays if the forward fails
         stores = self.k.flatten(1, 2), self.v.flatten(1, 2)
         before = [store[:, lent] for store in stores]
         try:
-            yield Visit(cache=self, there=there[:, :size], rows=rows, fed=(r, w), slots=slots)
+            yield Visit(cache=self, there=there, rows=rows, fed=(r, w), slots=slots)
             self.known[row[kept], at[kept]] = True
         finally:
             for store, old in zip(stores, before, strict=True):
                 store[:, lent] = old
-            self._count(rows)
+            self.recount(rows, size)
 
     def forget(self, rows: Tensor | None = None, start: int = 0) -> None:
         """Free the slots from `start` on, of some rows (R,) or of all."""
@@ -120,7 +122,10 @@ class KVCache:
         self.known[which, start:] = False
         self.k[:, which, start:] = 0  # a failed row may have left numbers that even a weight of zero does not stop
         self.v[:, which, start:] = 0
-        self._count(torch.arange(len(self.held), device=self.held.device) if rows is None else rows)
+        self.recount(torch.arange(len(self.held), device=self.held.device) if rows is None else rows)
 
-    def _count(self, rows: Tensor) -> None:
-        self.held[rows] = self.known[rows].cumprod(1).sum(1)
+    def recount(self, rows: Tensor, size: int | None = None) -> None:
+        """Count what is known of some rows; behind `size` nothing is."""
+        known = self.known[rows, :size]
+        self.held[rows] = known.cumprod(1).sum(1)
+        self.reach[rows] = (known * torch.arange(1, known.shape[1] + 1, device=known.device)).amax(1)

@@ -1,0 +1,63 @@
+"""From the rows that want to go on to the plan of one forward: whose turn it is, and how much of a prompt is read.
+
+It knows plans, and nothing of requests, pages or the network.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from unmask.base.attend import NOBODY
+from unmask.base.step import Plan, State
+
+
+def share_out(widths: Sequence[int], unread: Sequence[int], units: Sequence[int], most: int) -> list[int]:
+    """How many of its positions each row feeds, in the order of arrival.
+
+    A row feeds all of them, or, where it has text to read first, whole units of that, or nothing: it waits. The first
+    row never waits.
+
+    Args:
+        widths: positions that each row wants to feed.
+        unread: how many of these are text that it has to read first; 0 where that can't be done in parts.
+        units: positions that have to be read together (a block).
+        most: positions in all.
+    """
+    shares: list[int] = []
+    left = most
+    for width, ahead, unit in zip(widths, unread, units, strict=True):
+        share = width if width <= left else min(left, ahead) // unit * unit
+        if not shares and not share:  # nothing fits: the oldest row goes alone
+            share = min(ahead, unit) or width
+        shares.append(share)
+        left -= min(share, left)
+    return shares
+
+
+def cut(plan: Plan, shares: Tensor) -> Plan:
+    """The plan in which rows feed only their first positions, (R,); those that don't feed all ask about nothing."""
+    width = int(shares.max())
+    fed = torch.arange(width, device=shares.device) < shares[:, None]
+    waits = (shares < (plan.positions >= 0).sum(1))[:, None]
+    return replace(
+        plan,
+        positions=plan.positions[:, :width].masked_fill(~fed, NOBODY),
+        tokens=plan.tokens[:, :width],
+        keep=plan.keep[:, :width] & fed,
+        targets=plan.targets.masked_fill(waits, NOBODY),
+        state=plan.state.masked_fill(waits, State.ABSENT),
+    )
+
+
+def block_of(plan: Plan) -> list[int]:
+    """Positions of the blocks under which each row is read; 0 where what is kept is not exact, or not blockwise."""
+    kind, rows = plan.attend.kind, len(plan.rows)
+    if kind == "causal":
+        return [1] * rows
+    if kind != "blocks":
+        return [0] * rows
+    block = torch.as_tensor(plan.attend.block)
+    found: list[int] = block.expand(rows).tolist()
+    return found

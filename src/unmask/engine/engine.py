@@ -1,0 +1,349 @@
+"""The engine: `add`, `step`, `cancel`. No threads, no clock, no files, no text beyond stop strings.
+
+Each step is one forward for all rows that keep keys and values, and one for those that don't. Whatever the company, a
+request gets the same tokens: noise is keyed by its own seed, exact caches hold what a full forward would compute, and
+what a preempted request had read is read again.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.base.canvas import Canvas
+from unmask.base.denoiser import Cache, Denoiser
+from unmask.base.errors import BadInput, RequestFailed, TooLong, UnmaskError, Unsupported
+from unmask.base.step import Plan, Proposal, State
+from unmask.decode import guidance
+from unmask.decode.loop import Turn
+from unmask.decode.propose import propose
+from unmask.decode.reading import Reading
+from unmask.decode.session import lay_out
+from unmask.decode.trace import record
+from unmask.engine.batch import block_of, cut, share_out
+from unmask.engine.crowd import Board, Crowd, kind
+from unmask.engine.request import Delta, Request
+from unmask.engine.room import Room
+from unmask.engine.stats import Stats
+from unmask.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """A request inside.
+
+    Attributes:
+        canvas: its own row, until it has a place on the engine's.
+        told: position up to which committed tokens were told.
+    """
+
+    id: int
+    request: Request
+    canvas: Canvas
+    crowd: Crowd
+    row: int = -1
+    reading: Reading | None = None
+    told: int = 0
+
+    @property
+    def caches(self) -> bool:
+        """Whether it keeps keys and values."""
+        return self.request.decoder.window.caches
+
+
+class Engine:
+    """Many requests through one model.
+
+    Args:
+        model: the network.
+        rows: requests that are written at the same time.
+        cache_bytes: memory for keys and values; None is what all rows at full length need, at most a GiB.
+        positions: that one forward may feed; longer prompts are read in parts.
+        share: whether requests that begin alike read that only once.
+        tokenizer: for stop strings.
+
+    Attributes:
+        stats: what was done.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        *,
+        rows: int = 32,
+        cache_bytes: int | None = None,
+        positions: int = 2048,
+        share: bool = True,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        if rows < 1 or positions < 1:
+            raise BadInput(f"an engine has 1 row and 1 position at least, got rows={rows} and positions={positions}")
+        self.model, self.num_rows, self.positions, self.tokenizer = model, rows, positions, tokenizer
+        self.canvas = Canvas.blank(rows, device=model.device)
+        self.canvas.eos, self.canvas.ends = model.vocab.eos, model.vocab.ends
+        self.room = Room(model, rows, cache_bytes, share=share)
+        self.stats = Stats(pages=self.room.num_pages)
+        self._sampling: Board | None = None  # comes with the first request
+        self._guidance = torch.zeros(rows, dtype=torch.float64, device=model.device)
+        self._revises = torch.zeros(rows, dtype=torch.bool, device=model.device)
+        self._own = torch.zeros(rows, dtype=torch.int64, device=model.device)
+        self._crowds: dict[object, Crowd] = {}
+        self._waiting: deque[Live] = deque()
+        self._running: dict[int, Live] = {}  # by id, in the order of arrival
+        self._free = list(range(rows - 1, -1, -1))
+        self._over: list[Delta] = []
+        self._next = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self._waiting or self._running or self._over)
+
+    def add(self, request: Request) -> int:
+        """Take a request in; it starts with one of the next steps.
+
+        Returns:
+            What it is called in deltas and by `cancel`.
+        Raises:
+            BadInput, TooLong, Unsupported: it can never be written here; nothing has changed.
+        """
+        model, decoder = self.model, request.decoder
+        if len(request.layout.tokens) > model.max_length:
+            raise TooLong(f"the row has {len(request.layout.tokens)} positions and the model holds {model.max_length}")
+        if request.stops and self.tokenizer is None:
+            raise Unsupported("stop strings need a tokenizer; give the engine one, or leave them out")
+        canvas = lay_out(model, [request.layout], decoder, [request.seed], ends=request.ends)
+        if model.traits.noise == "uniform":
+            canvas.noise(model.vocab.size)
+        if model.traits.sees == "left" and int(canvas.origin) == 0 and int(canvas.length):
+            raise BadInput("a model that reads left to right needs a token to start from; give a prompt")
+        if decoder.guidance:
+            guidance.check(model.traits, model.vocab)
+        decoder.window.check(model.traits)
+        if not bool(canvas.done):
+            decoder.window(canvas, model.traits, None)  # refuses what it can't do
+        if decoder.window.caches:
+            self.room.could_hold(canvas.tokens.shape[1], twice=bool(decoder.guidance))
+        if self._sampling is None:
+            self._sampling = Board(decoder.sampling, self.num_rows, model.device)
+        if decoder.sampling.forbidden != self._sampling.part.forbidden:
+            raise Unsupported("requests of one engine forbid the same ids; use another engine for this one")
+        if (name := kind(decoder)) not in self._crowds:
+            self._crowds[name] = Crowd.of(decoder, self.num_rows, model.device)
+        live = Live(self._next, request, canvas, self._crowds[name])
+        self._next += 1
+        self._waiting.append(live)
+        return live.id
+
+    def cancel(self, id: int) -> bool:
+        """Let a request go as it stands; whether there was one. Nothing more will be heard of it."""
+        live = self._running.get(id) or next((one for one in self._waiting if one.id == id), None)
+        if live is None:
+            return False
+        self._leave(live)
+        self.stats.cancelled += 1
+        return True
+
+    @torch.inference_mode()
+    def step(self) -> list[Delta]:
+        """One forward (two where some rows keep keys and values and others don't), and what it did."""
+        self._enter()
+        for caches in (True, False):
+            done = self.canvas.done.tolist()
+            lives = [live for live in self._running.values() if live.caches is caches and not done[live.row]]
+            if lives:
+                lives, plan = self._chosen(lives, caches=caches)
+                self._turn(lives, plan, caches=caches)
+        self.stats.steps += 1
+        self._finish()
+        deltas, self._over = self._over, []
+        self._gauge()
+        return deltas
+
+    def _enter(self) -> None:
+        """Those who wait come in, in order, while there are places."""
+        while self._waiting and self._free:
+            live = self._waiting.popleft()
+            request, decoder, live.row = live.request, live.request.decoder, self._free.pop()
+            self.canvas.enter(live.row, live.canvas)
+            ends = request.ends and self.model.vocab.eos is not None
+            live.reading = Reading(
+                self.canvas,
+                live.row,
+                request.layout,
+                revises=decoder.revises,
+                ends=ends,
+                tokenizer=self.tokenizer,
+            )
+            live.told = request.layout.gaps[-1].start if request.layout.gaps else len(request.layout.tokens)
+            live.crowd.join(live.row, decoder)
+            assert self._sampling is not None
+            self._sampling.set(live.row, decoder.sampling)
+            self._guidance[live.row] = decoder.guidance
+            self._revises[live.row] = decoder.revises
+            self._own[live.row] = len(request.layout.tokens)
+            self._running[live.id] = live
+
+    def _plans(self, lives: Sequence[Live], cache: Cache | None) -> Plan:
+        """What each of these would look at next, in their order."""
+        crowds = _by_crowd(lives)
+        plans = [
+            crowd.plan(self.canvas, self.model.traits, cache, [lives[i].row for i in index]) for crowd, index in crowds
+        ]
+        order = [i for _, index in crowds for i in index]
+        joined = Plan.join(plans)
+        return joined if order == sorted(order) else joined.take(_index(joined, order).argsort())
+
+    def _chosen(self, lives: list[Live], *, caches: bool) -> tuple[list[Live], Plan]:
+        """Those of them, oldest first, that go into the next forward, and its plan."""
+        cache = self.room.cache if caches else None
+        plan = self._plans(lives, cache)
+        if caches and self._open(lives, plan):
+            plan = self._plans(lives, cache)
+        widths, blocks = (plan.positions >= 0).sum(1).tolist(), block_of(plan)
+        unread = [count if block else 0 for count, block in zip(plan.keep.sum(1).tolist(), blocks, strict=True)]
+        shares = share_out(widths, unread, [block or 1 for block in blocks], self.positions)
+        first, taken, gone = plan.positions[:, 0].tolist(), [], set[int]()
+        for i, live in enumerate(lives):
+            if shares[i] and live.row not in gone and (not caches or self._seat(live, first[i] + shares[i], gone)):
+                taken.append(i)
+        chosen = plan if len(taken) == len(lives) else plan.take(_index(plan, taken))
+        if any(shares[i] < widths[i] for i in taken):
+            chosen = cut(chosen, _index(plan, [shares[i] for i in taken]))
+        return [lives[i] for i in taken], chosen
+
+    def _open(self, lives: Sequence[Live], plan: Plan) -> bool:
+        """Those that are new to the cache come in; whether any of them found something read already."""
+        found, shift = 0, int(self.model.traits.speaks == "next")
+        new = [i for i, live in enumerate(lives) if not self.room.has(live.row)]
+        finals, blocks = plan.keep.sum(1).tolist(), block_of(plan)
+        for i in new:
+            live, final, block = lives[i], finals[i], blocks[i]
+            readable = max(0, final - shift)  # what is fed again is never another one's
+            text = self.canvas.tokens[live.row, :readable].tolist()
+            reused = self.room.open(live.row, text, block, twice=bool(live.request.decoder.guidance))
+            self.stats.prompt, self.stats.reused = self.stats.prompt + final, self.stats.reused + reused
+            found += reused
+        return bool(found)
+
+    def _seat(self, live: Live, end: int, gone: set[int]) -> bool:
+        """Pages for a row up to `end`, if need be from the youngest that are younger; whether it has them.
+
+        Rows that gave way are added to `gone`.
+        """
+        while not self.room.grow(live.row, end):
+            others = [one for one in self._running.values() if one.caches and self.room.holds(one.row)]
+            youngest = others[-1] if others else live
+            self.stats.preempted += 1
+            self.room.give_way(youngest.row)
+            gone.add(youngest.row)
+            if youngest is live:
+                return False
+        return True
+
+    def _turn(self, lives: list[Live], plan: Plan, *, caches: bool) -> None:
+        """One forward for these rows and what follows from it. If it fails, those go who make it fail alone."""
+        try:
+            offer = self._propose(plan, caches=caches)
+        except Exception as error:  # whatever a network raises: one request must not end the others
+            if len(lives) > 1:
+                for half in (range(len(lives) // 2), range(len(lives) // 2, len(lives))):
+                    self._turn([lives[i] for i in half], plan.take(_index(plan, half)), caches=caches)
+            else:
+                self._fail(lives[0], RequestFailed(f"a forward failed: {type(error).__name__}: {error}"))
+            return
+        self.stats.forwards += 1
+        self.stats.rows += len(lives)
+        self.stats.positions += int((plan.positions >= 0).sum())
+        no_number = (offer.asked & (offer.log_prob.isnan() | offer.entropy.isnan())).any(1).tolist()
+        asks = (plan.targets >= 0).any(1).tolist()
+        for live, bad in zip(lives, no_number, strict=True):
+            if bad:
+                self._fail(live, RequestFailed("the network gave no numbers for this request (NaN)"))
+        traces = {live.row: live.reading.trace for live in lives if live.reading is not None}
+        for crowd, index in _by_crowd(lives):
+            some = [i for i in index if asks[i] and not no_number[i]]
+            if some:
+                these = _index(plan, some)
+                part, offered = plan.take(these), offer.take(these)
+                edit = crowd.decide(offered, part)
+                self.canvas.apply(part, edit, offered.best)
+                record(traces, self.canvas, Turn(part, offered, edit))
+        self._settle([live for live, bad in zip(lives, no_number, strict=True) if not bad], caches=caches)
+
+    def _propose(self, plan: Plan, *, caches: bool) -> Proposal:
+        model, cache = self.model, self.room.cache if caches else None
+        if bool((self._guidance[plan.rows] > 0).any()):
+            model = guidance.Guided(model, self._guidance, self.canvas.state == State.FIXED)
+        assert self._sampling is not None
+        return propose(model, plan, self._sampling.part, cache=cache, revise=self._revises[plan.rows])
+
+    def _settle(self, lives: Sequence[Live], *, caches: bool) -> None:
+        """Rows that need not go on are ended, and what was read can be found by others."""
+        held = self.room.cache.held.tolist() if caches and self.room.cache is not None else []
+        for live in lives:
+            assert live.reading is not None
+            if live.request.stops and live.reading.stopped(live.request.stops):
+                self.canvas.stop(_index(self.canvas, [live.row]))
+            if caches:
+                self.room.publish(live.row, self.canvas.tokens, held[live.row])
+        places = torch.arange(self.canvas.tokens.shape[1], device=self._own.device)
+        rows = _index(self.canvas, [live.row for live in lives])
+        full = ~(self.canvas.open[rows] & (places < self._own[rows, None])).any(1) & ~self._revises[rows]
+        self.canvas.stop(rows[full])  # what will be cut need not be written
+
+    def _finish(self) -> None:
+        """Tell what is new, and let those go that are done."""
+        lives = list(self._running.values())
+        if not lives:
+            return
+        rows = _index(self.canvas, [live.row for live in lives])
+        until = torch.where(self._revises, self.canvas.sealed, self.canvas.filled)[rows].tolist()
+        for live, end, done in zip(lives, until, self.canvas.done[rows].tolist(), strict=True):
+            assert live.reading is not None
+            news = live.reading.between(live.told, end)
+            live.told = max(live.told, end)
+            result = live.reading.result() if done else None
+            if news or done:
+                self._over.append(Delta(id=live.id, tokens=news, result=result))
+            if result is not None:
+                self.stats.finished += 1
+                self.stats.committed += sum(change.kind == "commit" for change in result.trace)
+                self.stats.edits += result.trace.num_edits
+                self._leave(live)
+
+    def _fail(self, live: Live, error: UnmaskError) -> None:
+        self.stats.failed += 1
+        self._over.append(Delta(id=live.id, error=error))
+        self._leave(live, spoilt=True)
+
+    def _leave(self, live: Live, *, spoilt: bool = False) -> None:
+        """A request is no more: its place and its pages are free."""
+        if live.row < 0:
+            self._waiting.remove(live)
+            return
+        self.room.close(live.row, spoilt=spoilt)
+        self.canvas.stop(_index(self.canvas, [live.row]))
+        del self._running[live.id]
+        self._free.append(live.row)
+
+    def _gauge(self) -> None:
+        stats, pool = self.stats, self.room.pool
+        stats.waiting, stats.running, stats.pages_held = len(self._waiting), len(self._running), self.room.num_held
+        stats.pages_idle = 0 if pool is None else pool.num_idle
+
+
+def _by_crowd(lives: Sequence[Live]) -> list[tuple[Crowd, list[int]]]:
+    """The crowds that are there, and which of these rows belong to each."""
+    found: dict[int, tuple[Crowd, list[int]]] = {}
+    for i, live in enumerate(lives):
+        found.setdefault(id(live.crowd), (live.crowd, []))[1].append(i)
+    return list(found.values())
+
+
+def _index(like: Plan | Canvas, values: Sequence[int]) -> Tensor:
+    """An index tensor on the device of a plan or a canvas."""
+    where = like.rows.device if isinstance(like, Plan) else like.tokens.device
+    return torch.tensor(values, dtype=torch.int64, device=where)
