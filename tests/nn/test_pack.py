@@ -71,3 +71,35 @@ def test_gradients_take_the_rectangle(model):
         torch.testing.assert_close(
             model.read(tokens, positions=positions, attend=Attend())[1], packed[1], rtol=0, atol=1e-5
         )
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="other libraries make no such promise")
+@pytest.mark.parametrize("attend", [Attend(kind="causal"), Attend(kind="blocks", block=4), Attend()])
+def test_to_the_bit_whatever_the_company(attend):
+    """One row, alone and with others, over caches of unlike length: not a bit differs."""
+    shape = Shape(vocab_size=40, width=96, depth=2, heads=6, kv_heads=3, hidden=200, max_length=1100, qk_norm=True)
+    model = Transformer(shape, Vocab(size=40, mask=0), Traits(sees="blocks", block=4), seed=1).eval()
+    draw = torch.Generator().manual_seed(4)
+    with torch.inference_mode():
+        for before, width in ((0, 5), (36, 4), (180, 1), (200, 12), (516, 4)):
+            found = []
+            for others in ([], [(8, 3)], [(700, 9), (16, 1), (40, 300)]):
+                cache = model.cache(1 + len(others), 1100)
+                for row, (held, _) in enumerate([(before, width), *others]):
+                    if held:
+                        given = torch.Generator().manual_seed(held)
+                        at, told = torch.arange(held)[None], torch.randint(1, 40, (1, held), generator=given)
+                        model.read(
+                            told, positions=at, attend=attend, cache=cache, rows=torch.tensor([row]), keep=at >= 0
+                        )
+                spans = [range(held, held + size) for held, size in [(before, width), *others]]
+                widest = max(map(len, spans))
+                positions = torch.tensor([[*span, *[-1] * (widest - len(span))] for span in spans])
+                tokens = torch.randint(1, 40, positions.shape, generator=draw)
+                tokens[0, :width] = torch.arange(1, 1 + width)
+                read = model.read(
+                    tokens, positions=positions, attend=attend, cache=cache, rows=torch.arange(len(spans))
+                )
+                found.append(model.head(read[:, :width].flatten(0, 1))[:width])
+            assert torch.equal(found[0], found[1])
+            assert torch.equal(found[0], found[2])

@@ -22,7 +22,7 @@ from unmask.decode.propose import propose
 from unmask.decode.reading import Reading
 from unmask.decode.session import lay_out
 from unmask.decode.trace import record
-from unmask.engine.batch import block_of, cut, share_out
+from unmask.engine.batch import block_of, cut, share_out, widen
 from unmask.engine.crowd import Board, Crowd, kind
 from unmask.engine.request import Delta, Request
 from unmask.engine.room import Room
@@ -212,7 +212,7 @@ class Engine:
         chosen = plan if len(taken) == len(lives) else plan.take(_index(plan, taken))
         if any(shares[i] < widths[i] for i in taken):
             chosen = cut(chosen, _index(plan, [shares[i] for i in taken]))
-        return [lives[i] for i in taken], chosen
+        return [lives[i] for i in taken], chosen if caches else widen(chosen)
 
     def _open(self, lives: Sequence[Live], plan: Plan) -> bool:
         """Those that are new to the cache come in; whether any of them found something read already."""

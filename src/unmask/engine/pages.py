@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from unmask.nn.cache import LANES, KVCache
+from unmask.nn.cache import LANES, KVCache, rounded
 
 PAGE = LANES
 """Positions of a page."""
@@ -36,8 +36,8 @@ class Pages(KVCache):
         layers, heads, size = like.k.shape[0], like.k.shape[-2], like.k.shape[-1]
         self.k = like.k.new_zeros(layers, num_pages, PAGE, heads, size)
         self.v = torch.zeros_like(self.k)
-        self.table = torch.zeros(rows, pages_for(length), dtype=torch.int64, device=like.k.device)
-        self._start(rows, pages_for(length) * PAGE, like.k.device)
+        self.table = torch.zeros(rows, pages_for(rounded(length)), dtype=torch.int64, device=like.k.device)
+        self._start(rows, rounded(length), like.k.device)
 
     def place(self, rows: Tensor, positions: Tensor) -> Tensor:
         """(N,) where the positions (N,) of rows (N,) lie among all slots of a layer."""

@@ -353,7 +353,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         shape, turn, backend = self.shape, None, BACKENDS[self.attention]
         ragged = not torch.is_grad_enabled() and bool((positions < 0).any())
-        pack = Pack.of(positions) if ragged else None
+        pack = Pack.of(positions, alone=visit is None) if ragged else None
         condition = self._condition(sigma, len(tokens))
         if pack is None:
             mix = whole(sight, visit, backend)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask.nn.attention import Look, Sight
-from unmask.nn.cache import LANES, Visit
+from unmask.nn.cache import Visit, rounded
 
 Mix = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, queries, fresh keys, fresh values) to values, all as the maps give and take them."""
@@ -58,8 +58,11 @@ class Pack:
     parts: list[Part]
 
     @classmethod
-    def of(cls, positions: Tensor) -> Self:
-        """For positions (R, W), -1 where nothing is fed."""
+    def of(cls, positions: Tensor, *, alone: bool = False) -> Self:
+        """For positions (R, W), -1 where nothing is fed.
+
+        With `alone` the keys are what is fed and nothing else, so widths are `rounded` where there is room.
+        """
         there = positions >= 0
         r, w = there.nonzero(as_tuple=True)
         places = torch.arange(1, positions.shape[1] + 1, device=positions.device)
@@ -70,7 +73,9 @@ class Pack:
             rows = ((kinds == kind) & (reach > 0)).nonzero()[:, 0]
             index = torch.full_like(reach, -1).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
             at = (index[r] >= 0).nonzero()[:, 0]
-            parts.append(Part(rows=rows, at=at, place=(index[r[at]], w[at]), width=int(reach[rows].max())))
+            width = int(reach[rows].max())
+            width = min(rounded(width), positions.shape[1]) if alone else width
+            parts.append(Part(rows=rows, at=at, place=(index[r[at]], w[at]), width=width))
         return cls(shape=(positions.shape[0], positions.shape[1]), fed=(r, w), parts=parts)
 
     def flat(self, x: Tensor) -> Tensor:
@@ -119,7 +124,7 @@ def _narrowed(sight: Sight, part: Part) -> Sight:
         size = part.width
     else:
         assert there is not None
-        size = min(-(-int(there.any(0).nonzero()[-1] + 1) // LANES) * LANES, sight.size)
+        size = rounded(int(there.any(0).nonzero()[-1]) + 1)
     return replace(
         sight,
         attend=sight.attend.rows(part.rows),
