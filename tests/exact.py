@@ -35,6 +35,10 @@ class TokenCache:
     def held(self) -> Tensor:
         return self.known.int().cumprod(1).sum(1)
 
+    def forget(self, rows=None, start=0) -> None:
+        which = slice(None) if rows is None else rows
+        self.known[which, start:] = False
+
 
 class KnownDenoiser(ABC):
     """From what is visible to a belief; a subclass says which belief.

@@ -46,9 +46,9 @@ def lm(tokenizer):
 def test_a_text_is_written_canvas_by_canvas_and_cut(lm):
     spent, widths = [], set()
 
-    def watch(session):
-        spent.append(session.num_forwards)
-        widths.add(int((session.canvas.length - session.canvas.origin)[0]))
+    def watch(rows):
+        spent.append(rows.num_forwards)
+        widths.add(int((rows.engine.canvas.length - rows.engine.canvas.origin)[0]))
 
     out = lm.generate("def add(", length=20, eos="keep", watch=watch)
     assert out.text == "def add(" + out.completion

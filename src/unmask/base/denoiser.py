@@ -22,6 +22,10 @@ class Cache(Protocol):
 
     held: Tensor
 
+    def forget(self, rows: Tensor | None = None, start: int = 0) -> None:
+        """Free the slots from `start` on, of some rows (R,) or of all."""
+        ...
+
 
 class Denoiser(Protocol):
     """A network that believes something about every token of a row.

@@ -15,8 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from unmask.decode.reading import Cell
-from unmask.decode.session import Session
-from unmask.lm.results import Output
+from unmask.lm.results import Output, Watched
 
 STYLES = {
     "fixed": ("", "dim"),
@@ -47,7 +46,7 @@ def legend() -> Text:
 
 
 @contextmanager
-def watching(console: Console, *, show: bool, answer: bool = False) -> Iterator[Callable[[Session], None] | None]:
+def watching(console: Console, *, show: bool, answer: bool = False) -> Iterator[Callable[[Watched], None] | None]:
     """Gives a `watch` for writing calls that draws the first row after every forward; None where nothing is shown.
 
     With `answer` only what is written is drawn, without what was given before it.
@@ -57,10 +56,10 @@ def watching(console: Console, *, show: bool, answer: bool = False) -> Iterator[
         return
     with Live(console=console, refresh_per_second=24, transient=True, vertical_overflow="visible") as live:
 
-        def watch(session: Session) -> None:
-            cells = session.cells(0)[session.layouts[0].gaps[0].start if answer else 0 :]
+        def watch(rows: Watched) -> None:
+            cells = rows.cells(0)[rows.layouts[0].gaps[0].start if answer else 0 :]
             left = sum(cell.look in ("masked", "reopened") for cell in cells)
-            head = Text(f"forward {session.num_forwards}, {left} masks left", "cyan")
+            head = Text(f"forward {rows.num_forwards}, {left} masks left", "cyan")
             live.update(Group(render(cells), Text(""), head, legend()))
 
         yield watch

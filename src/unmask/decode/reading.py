@@ -38,6 +38,7 @@ class Filled:
         ended: whether an end of text or a stop string ended the row, "stop", or its positions, "length".
         cut: characters of the last gap's text that are left by a stop string, if one was met.
         left: positions that are still open.
+        row: ids of the whole row as it stands.
     """
 
     layout: Layout
@@ -48,6 +49,7 @@ class Filled:
     left: int
     trace: Trace
     forwards: int
+    row: list[int]
 
     @property
     def mean_log_prob(self) -> float:
@@ -139,6 +141,7 @@ class Reading:
             left=self.left,
             trace=trace,
             forwards=int(self.canvas.forwards[self.row]),
+            row=self.canvas.tokens[self.row, self._own].tolist(),
         )
 
     def _kept(self, start: int, stop: int) -> list[int]:

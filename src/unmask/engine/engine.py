@@ -59,7 +59,7 @@ class Engine:
     Args:
         model: the network.
         rows: requests that are written at the same time.
-        cache_bytes: memory for keys and values; None is what all rows at full length need, at most a GiB.
+        cache_positions: whose keys and values there is memory for; None is all rows at full length, at most a GiB.
         positions: that one forward may feed; longer prompts are read in parts.
         share: whether requests that begin alike read that only once.
         tokenizer: for stop strings.
@@ -73,7 +73,7 @@ class Engine:
         model: Denoiser,
         *,
         rows: int = 32,
-        cache_bytes: int | None = None,
+        cache_positions: int | None = None,
         positions: int = 2048,
         share: bool = True,
         tokenizer: Tokenizer | None = None,
@@ -83,7 +83,7 @@ class Engine:
         self.model, self.num_rows, self.positions, self.tokenizer = model, rows, positions, tokenizer
         self.canvas = Canvas.blank(rows, device=model.device)
         self.canvas.eos, self.canvas.ends = model.vocab.eos, model.vocab.ends
-        self.room = Room(model, rows, cache_bytes, share=share)
+        self.room = Room(model, rows, cache_positions, share=share)
         self.stats = Stats(pages=self.room.num_pages)
         self._sampling: Board | None = None  # comes with the first request
         self._guidance = torch.zeros(rows, dtype=torch.float64, device=model.device)
@@ -94,6 +94,7 @@ class Engine:
         self._running: dict[int, Live] = {}  # by id, in the order of arrival
         self._free = list(range(rows - 1, -1, -1))
         self._over: list[Delta] = []
+        self._readings: dict[int, Reading] = {}
         self._next = 0
 
     @property
@@ -137,6 +138,10 @@ class Engine:
         self._waiting.append(live)
         return live.id
 
+    def reading(self, id: int) -> Reading | None:
+        """A request's row as it stands, from its first step until the step after its last."""
+        return self._readings.get(id)
+
     def cancel(self, id: int) -> bool:
         """Let a request go as it stands; whether there was one. Nothing more will be heard of it."""
         live = self._running.get(id) or next((one for one in self._waiting if one.id == id), None)
@@ -164,6 +169,7 @@ class Engine:
 
     def _enter(self) -> None:
         """Those who wait come in, in order, while there are places."""
+        self._readings = {id: reading for id, reading in self._readings.items() if id in self._running}
         while self._waiting and self._free:
             live = self._waiting.popleft()
             request, decoder, live.row = live.request, live.request.decoder, self._free.pop()
@@ -177,6 +183,7 @@ class Engine:
                 ends=ends,
                 tokenizer=self.tokenizer,
             )
+            self._readings[live.id] = live.reading
             live.told = request.layout.gaps[-1].start if request.layout.gaps else len(request.layout.tokens)
             live.crowd.join(live.row, decoder)
             assert self._sampling is not None
@@ -252,7 +259,8 @@ class Engine:
                 for half in (range(len(lives) // 2), range(len(lives) // 2, len(lives))):
                     self._turn([lives[i] for i in half], plan.take(_index(plan, half)), caches=caches)
             else:
-                self._fail(lives[0], RequestFailed(f"a forward failed: {type(error).__name__}: {error}"))
+                failed = RequestFailed(f"a forward failed: {type(error).__name__}: {error}")
+                self._fail(lives[0], error if isinstance(error, UnmaskError) else failed)
             return
         self.stats.forwards += 1
         self.stats.rows += len(lives)

@@ -43,11 +43,11 @@ class Room:
     Args:
         model: whose keys and values.
         rows: of the engine; guided ones have a second row in the cache, `rows` behind the first.
-        cache_bytes: memory for pages; None is what all rows at full length need, at most a GiB.
+        positions: there is memory for; None is all rows at full length, at most a GiB.
         share: whether pages may be found by their text.
     """
 
-    def __init__(self, model: Denoiser, rows: int, cache_bytes: int | None, *, share: bool) -> None:
+    def __init__(self, model: Denoiser, rows: int, positions: int | None, *, share: bool) -> None:
         self.rows, self.share = rows, share
         self._held: dict[int, Holding] = {}
         self.pool: Pool | None = None
@@ -60,8 +60,8 @@ class Room:
             self.cache = model.cache(2 * rows, model.max_length)
             return
         page_bytes = 2 * like.k[:, 0, 0].numel() * like.k.element_size() * PAGE
-        most = rows * pages_for(model.max_length)
-        num = min(most, max(1, (GIB if cache_bytes is None else cache_bytes) // page_bytes))
+        most = min(rows * pages_for(model.max_length), max(1, GIB // page_bytes))
+        num = most if positions is None else pages_for(positions)
         self.pool, self.num_pages = Pool(num + 1), num
         self.cache = Pages(like, rows=2 * rows, length=model.max_length, num_pages=num + 1)
 
@@ -76,7 +76,7 @@ class Room:
         if self.pool is not None and need > self.num_pages:
             raise TooLong(
                 f"a row of {length} positions needs {need} pages of keys and values, and there are {self.num_pages}; "
-                "raise cache_bytes"
+                "raise cache_positions"
             )
 
     def has(self, row: int) -> bool:
@@ -171,8 +171,8 @@ class Room:
         if holding is None:
             return
         for r, pages in holding.pages.items():
+            assert self.cache is not None
             if self.pool is None or not isinstance(self.cache, Pages):
-                assert isinstance(self.cache, KVCache)
                 self.cache.forget(torch.tensor([r], device=self.cache.held.device))
                 continue
             self.cache.let_go(r)

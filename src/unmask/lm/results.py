@@ -2,22 +2,42 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
-from unmask.decode.session import Session
+from unmask.decode.reading import Cell
 from unmask.decode.trace import Trace
+from unmask.text.layout import Layout
+
+
+class Watched(Protocol):
+    """Rows while they are written.
+
+    Attributes:
+        layouts: what each row means.
+    """
+
+    layouts: list[Layout]
+
+    @property
+    def num_forwards(self) -> int:
+        """Of the network, so far."""
+        ...
+
+    def cells(self, row: int) -> list[Cell]:
+        """A row as it stands."""
+        ...
 
 
 class Settings(TypedDict, total=False):
     """What every writing call takes besides its text.
 
     `decoder` is a preset's name or "window x policy + policy"; its options are given by name beside it, see
-    `unmask.decode.options`. `watch` is called with the session after every forward.
+    `unmask.decode.options`. `watch` is called after every forward, with what is being written.
     """
 
     decoder: str | None
     seed: int
-    watch: Callable[[Session], None] | None
+    watch: Callable[["Watched"], None] | None
     steps: int | None
     block: int | None
     threshold: float | None

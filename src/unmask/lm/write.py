@@ -1,4 +1,4 @@
-"""Rows through sessions to outputs: batches, candidates of different lengths, stop strings, streams."""
+"""Rows through an engine to outputs: candidates of different lengths, stop strings, streams."""
 
 import codecs
 import time
@@ -8,77 +8,149 @@ from typing import Any
 import torch
 
 from unmask.base import seeds
+from unmask.base.canvas import Canvas
 from unmask.base.errors import BadInput, Unsupported
 from unmask.decode.decoder import Decoder, build
-from unmask.decode.reading import Filled
-from unmask.decode.session import Session
+from unmask.decode.lengths import fit
+from unmask.decode.reading import Cell, Filled
+from unmask.decode.session import blank
+from unmask.engine.engine import Engine
+from unmask.engine.pages import PAGE, pages_for
+from unmask.engine.request import Request
 from unmask.lm.results import Output, Settings, Stats, StreamStep
 from unmask.lm.rows import Ask
 from unmask.models.backbone import Transformer
-from unmask.text.layout import Layout
 from unmask.text.tokenizer import Tokenizer
 
 ROWS = 64
-"""Rows of one batch; what is more is written one batch after the other."""
+"""Rows that are written at the same time; what is more waits for places."""
 
 _LATER = ("schema", "regex", "choices")
 """Settings of the public face that need constrained decoding."""
 
 
+class Writing:
+    """All rows of an ask, on an engine of their own.
+
+    Attributes:
+        layouts: of all rows, candidates of one text side by side.
+        results: of each row, once all are there.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer | None, ask: Ask, settings: Settings) -> None:
+        self.layouts = [row for rows in ask.texts for row in rows]
+        self.results: list[Filled] = []
+        self._model, self._ask, self._tokenizer = model, ask, tokenizer
+        self._cells: dict[int, list[Cell]] = {}
+        self._began = time.perf_counter()
+        self._decoders = {early: _decoder(model, settings, early) for early in set(ask.no_end_before)}
+        seed = _seed(settings)
+        places = min(len(self.layouts), ROWS)
+        self.engine = Engine(model, rows=places, cache_positions=places * self._longest(), tokenizer=tokenizer)
+        self._ids = [
+            self.engine.add(
+                Request(
+                    layout=row,
+                    decoder=self._decoders[early],
+                    seed=int(seeds.key(seed, "draw", draw)),
+                    ends=ask.ends,
+                    stops=ask.stops,
+                )
+            )
+            for rows, draw, early in zip(ask.texts, ask.draws, ask.no_end_before, strict=True)
+            for row in rows
+        ]
+
+    def _longest(self) -> int:
+        """Positions of keys and values that any of the rows may need."""
+        decoder = next(iter(self._decoders.values()))
+        block = getattr(decoder.window, "block", None) or self._model.traits.block or 0
+        longest = min(max(len(row.tokens) for row in self.layouts) + block, self._model.max_length)
+        return pages_for(longest) * PAGE * (2 if decoder.guidance else 1)
+
+    @property
+    def num_forwards(self) -> int:
+        """Of the network, so far."""
+        return self.engine.stats.forwards
+
+    def run(self) -> Iterator[None]:
+        """Go on step by step; yields after each."""
+        done: dict[int, Filled] = {}
+        while self.engine.busy:
+            for delta in self.engine.step():
+                if delta.error is not None:
+                    raise delta.error
+                if delta.result is not None:
+                    done[delta.id] = delta.result
+            if len(done) == len(self._ids):
+                self.results = [done[id] for id in self._ids]
+            yield
+
+    def committed(self, row: int) -> list[int]:
+        """Tokens of a row's last gap that are written for good, while it is running."""
+        reading = self.engine.reading(self._ids[row])
+        return [] if reading is None else reading.committed
+
+    def cells(self, row: int) -> list[Cell]:
+        """A row as it stands, or stood at its last step."""
+        if (reading := self.engine.reading(self._ids[row])) is not None:
+            self._cells[row] = reading.cells()
+        return self._cells.get(row, [])
+
+    def outputs(self) -> list[Output]:
+        """The best candidate of each text: the one that goes best with what is behind its gaps (a forward more)."""
+        width = len(self._ask.texts[0])
+        fits = self._fits() if width > 1 else [0.0] * len(self.results)
+        seconds, outputs = time.perf_counter() - self._began, []
+        for at in range(0, len(self.results), width):
+            tried = list(zip(self.results[at : at + width], fits[at : at + width], strict=True))
+            best, _ = max(tried, key=lambda one: (one[1], one[0].mean_log_prob))
+            forwards = max(filled.forwards for filled, _ in tried) + int(width > 1)
+            outputs.append(_output(best, self._tokenizer, self._ask, forwards, seconds))
+        return outputs
+
+    def _fits(self) -> list[float]:
+        rows = [(filled.row, row.is_open) for filled, row in zip(self.results, self.layouts, strict=True)]
+        canvas = Canvas.of(rows, mask=blank(self._model), device=self._model.device)
+        for row, filled in enumerate(self.results):
+            canvas.tokens[row, : len(filled.row)] = torch.tensor(filled.row, device=canvas.tokens.device)
+        found: list[float] = fit(self._model, canvas, [[gap.stop for gap in row.gaps] for row in self.layouts]).tolist()
+        return found
+
+
 def write(model: Transformer, tokenizer: Tokenizer | None, ask: Ask, settings: Settings) -> list[Output]:
     """All texts of an ask."""
-    outputs = []
-    watch = settings.get("watch")
-    for session, texts in sessions(model, tokenizer, ask, settings):
-        began = time.perf_counter()
-        for _ in session.run():
-            if watch is not None:
-                watch(session)
-        outputs += _outputs(session, texts, ask, began)
-    return outputs
+    writing, watch = Writing(model, tokenizer, ask, settings), settings.get("watch")
+    for _ in writing.run():
+        if watch is not None:
+            watch(writing)
+    return writing.outputs()
 
 
 def stream(model: Transformer, tokenizer: Tokenizer, ask: Ask, settings: Settings) -> Iterator[StreamStep]:
     """One text, told after every forward."""
-    (session, texts), began, told = next(sessions(model, tokenizer, ask, settings)), time.perf_counter(), ""
-    gap = texts[0][0].gaps[-1]
-    for _ in session.run():
-        if bool(session.canvas.done.all()):
+    writing, told = Writing(model, tokenizer, ask, settings), ""
+    gap = writing.layouts[0].gaps[-1]
+    for _ in writing.run():
+        if writing.results:
             continue  # the last step is told with its output
-        text = _held_back(tokenizer.decode_bytes(session.readings[0].committed), ask.stops)
-        draft = "".join("▒" if c.look in ("masked", "reopened") else c.text for c in session.cells(0)[gap.start :])
-        yield StreamStep(text, text[len(told) :], draft, session.num_forwards)
+        text = _held_back(tokenizer.decode_bytes(writing.committed(0)), ask.stops)
+        draft = "".join("▒" if c.look in ("masked", "reopened") else c.text for c in writing.cells(0)[gap.start :])
+        yield StreamStep(text, text[len(told) :], draft, writing.num_forwards)
         told = text
-    (output,) = _outputs(session, texts, ask, began)
+    (output,) = writing.outputs()
     text = str(output.completion)
-    yield StreamStep(text, text[len(told) :], text, session.num_forwards, output)
+    yield StreamStep(text, text[len(told) :], text, writing.num_forwards, output)
 
 
-def sessions(
-    model: Transformer, tokenizer: Tokenizer | None, ask: Ask, settings: Settings
-) -> Iterator[tuple[Session, list[list[Layout]]]]:
-    """One session per batch of rows; candidates of one text stay together."""
+def _seed(settings: Settings) -> int:
     seed = settings.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
         raise BadInput(f"a seed is a whole number of 64 bits, not {seed!r}")
-    width = len(ask.texts[0])
-    for at in range(0, len(ask.texts), max(1, ROWS // width)):
-        part = slice(at, at + max(1, ROWS // width))
-        layouts = [row for rows in ask.texts[part] for row in rows]
-        early = [bound for bound in ask.no_end_before[part] for _ in range(width)]
-        session = Session(
-            model,
-            layouts,
-            _decoder(model, settings, early),
-            [int(seeds.key(seed, "draw", i)) for i in ask.draws[part] for _ in range(width)],
-            tokenizer=tokenizer,
-            stops=ask.stops,
-            ends=ask.ends,
-        )
-        yield session, ask.texts[part]
+    return seed
 
 
-def _decoder(model: Transformer, settings: Settings, early: list[float]) -> Decoder:
+def _decoder(model: Transformer, settings: Settings, early: float) -> Decoder:
     """The decoder of some rows: `early` is where an end of text may first stand."""
     options: dict[str, Any] = {k: v for k, v in settings.items() if k not in ("decoder", "seed", "watch")}
     for name in _LATER:
@@ -91,22 +163,9 @@ def _decoder(model: Transformer, settings: Settings, early: list[float]) -> Deco
         traits=model.traits,
         vocab=vocab,
         defaults=model.defaults,
-        internal={"forbidden": tuple(forbidden), "no_end_before": torch.tensor(early, dtype=torch.float64)},
+        internal={"forbidden": tuple(forbidden), "no_end_before": early},
         **options,
     )
-
-
-def _outputs(session: Session, texts: list[list[Layout]], ask: Ask, began: float) -> list[Output]:
-    """The best candidate of each text: the one that goes best with what stands behind its gaps (a forward more)."""
-    compared = len(texts[0]) > 1
-    fits = session.fit() if compared else [0.0] * len(session.layouts)
-    results, seconds, outputs = iter(zip(session.results(), fits, strict=True)), time.perf_counter() - began, []
-    for rows in texts:
-        tried = [next(results) for _ in rows]
-        best, _ = max(tried, key=lambda one: (one[1], one[0].mean_log_prob))
-        forwards = max(filled.forwards for filled, _ in tried) + int(compared)
-        outputs.append(_output(best, session.readings[0].tokenizer, ask, forwards, seconds))
-    return outputs
 
 
 def _output(filled: Filled, tokenizer: Tokenizer | None, ask: Ask, forwards: int, seconds: float) -> Output:
