@@ -14,7 +14,9 @@ from torch import Tensor
 from unmask.base.vocab import Traits
 
 Kind = Literal["full", "causal", "blocks", "canvas", "two_stream", "given"]
-_BLOCKS = {"causal": 1, "full": 1 << 40}
+ALL = 1 << 40
+"""A block that every position is in."""
+_BLOCKS = {"causal": 1, "full": ALL}
 """Kinds that are one of blocks, with the size of these."""
 NOBODY = -1
 """The document id of a slot that no query may see (padding, ABSENT positions)."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unmask.base.attend import NOBODY
+from unmask.base.attend import ALL, NOBODY
 from unmask.base.step import Plan, State
 from unmask.nn.cache import rounded
 
@@ -73,5 +73,5 @@ def block_of(plan: Plan) -> list[int]:
     if kind != "blocks":
         return [0] * rows
     block = torch.as_tensor(plan.attend.block)
-    found: list[int] = block.expand(rows).tolist()
+    found: list[int] = torch.where(block < ALL, block, 0).expand(rows).tolist()
     return found

@@ -241,9 +241,9 @@ class Engine:
         Rows that gave way are added to `gone`.
         """
         while not self.room.grow(live.row, end):
-            others = [one for one in self._running.values() if one.caches and self.room.holds(one.row)]
-            youngest = others[-1] if others else live
-            self.stats.preempted += 1
+            holders = [one for one in self._running.values() if one.id >= live.id and self.room.holds(one.row)]
+            youngest = holders[-1] if holders else live
+            self.stats.preempted += bool(holders)
             self.room.give_way(youngest.row)
             gone.add(youngest.row)
             if youngest is live:

@@ -152,7 +152,9 @@ class Room:
             self.pool.publish(page, key)
 
     def give_way(self, row: int) -> None:
-        """A row gives its pages up for now. What can't be read again is put aside."""
+        """A row gives its pages up for now, if it has any. What can't be read again is put aside."""
+        if not self.holds(row):
+            return
         holding = self._held[row]
         if holding.exact:
             self.close(row)

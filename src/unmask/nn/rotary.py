@@ -104,7 +104,7 @@ def turns(positions: Tensor, size: int, theta: float, scaling: Scaling | None = 
     powers = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size
     places = positions.clamp(min=0)[..., None, None].float()
     if scaling is None:
-        angles = places / theta**powers
+        angles = places * (1.0 / theta**powers)  # in this order as published: rounding grows with the position
         return angles.cos(), angles.sin()
     angles = places * SCALINGS[scaling.kind](scaling, powers, theta)
     return angles.cos() * scaling.temperature, angles.sin() * scaling.temperature

@@ -1,0 +1,101 @@
+"""Requests of every kind over a small random model, and what the plain loop writes for each."""
+
+import random
+from functools import cache
+
+import torch
+
+from unmask.base.vocab import Traits, Vocab
+from unmask.decode.decoder import build
+from unmask.decode.session import Session
+from unmask.engine.engine import Engine
+from unmask.engine.request import Request
+from unmask.models.backbone import Shape, Transformer
+from unmask.text.layout import Fixed, Gap, lay
+
+SIZE, LENGTH = 48, 160
+KINDS = [
+    ("fast-dllm", {"block": 8, "threshold": 0.3}),
+    ("fast-dllm", {"block": 16, "threshold": 0.2, "temperature": 0.7, "top_p": 0.9}),
+    ("block x threshold", {"block": 4, "threshold": 0.3}),
+    ("block x threshold", {"block": 16, "threshold": 0.15, "temperature": 0.5}),
+    ("block x quota", {"block": 16, "steps": 4, "rank": "margin"}),
+    ("block x quota", {"block": 4, "steps": 2, "top_k": 5, "temperature": 1.0}),
+    ("block x threshold + edit", {"block": 4, "threshold": 0.2, "edit_threshold": 0.4}),
+    ("block x ancestral + remask", {"block": 16, "temperature": 1.0}),
+    ("block x threshold", {"block": 4, "threshold": 0.3, "guidance": 0.7}),
+    ("ar", {}),
+    ("ar", {"temperature": 1.0, "top_p": 0.8}),
+    ("mdlm", {"steps": 6}),
+    ("llada", {"steps": 12, "block": 8, "guidance": 1.5}),
+    ("fast-dllm-dual", {"block": 8, "threshold": 0.3}),
+    ("fast-dllm-prefix", {"block": 4, "threshold": 0.25}),
+    ("remdm", {"steps": 7}),
+]
+
+
+@cache
+def small(sees="all"):
+    """A random model, sharp enough to be sure of something."""
+    shape = Shape(vocab_size=SIZE, width=32, depth=2, heads=4, kv_heads=2, hidden=48, max_length=LENGTH, qk_norm=True)
+    if sees == "all":
+        traits = Traits(sees="all", reads=(1, 4, 16))
+    else:
+        traits = Traits(sees="left", speaks="next")
+    model = Transformer(shape, Vocab(size=SIZE, mask=0, eos=1, bos=2), traits, seed=3).eval()
+    with torch.no_grad():
+        model.norm.weight.fill_(7.0)
+    return model
+
+
+@cache
+def asked(number, sees="all"):
+    """The request of a number; those whose numbers differ by 3 often begin alike."""
+    model, draw = small(sees), random.Random(number)
+    name, options = KINDS[number % len(KINDS)] if sees == "all" else ("ar", {"temperature": (number % 3) / 2})
+    beginning = random.Random(number % 3).choices(range(3, SIZE), k=50)[: draw.choice([1, 7, 16, 33, 50])]
+    pieces = [Fixed(ids=tuple(beginning), text=None), Gap(length=draw.randint(1, 40))]
+    if sees == "all" and draw.random() < 0.3 and name not in ("ar",):
+        pieces += [Fixed(ids=tuple(draw.choices(range(3, SIZE), k=5)), text=None), Gap(length=draw.randint(1, 9))]
+    decoder = build(
+        name,
+        traits=model.traits,
+        vocab=model.vocab,
+        internal={"no_end_before": float(draw.choice([0, 0, 60])), "forbidden": (2,)},
+        **options,
+    )
+    ends = len(pieces) == 2 and draw.random() < 0.7
+    return Request(layout=lay(pieces), decoder=decoder, seed=number, ends=ends)
+
+
+@cache
+def alone(number, sees="all"):
+    """What the plain loop writes."""
+    request = asked(number, sees)
+    session = Session(small(sees), [request.layout], request.decoder, [request.seed], ends=request.ends)
+    for _ in session.run():
+        pass
+    return facts(session.results()[0])
+
+
+def facts(filled):
+    """All of a result but what is known of it only as a sum of floats."""
+    changes = [(c.step, c.position, c.token, c.kind) for c in filled.trace]
+    return filled.gaps, filled.ended, filled.left, filled.forwards, changes
+
+
+def drain(engine: Engine, found=None, *, most=3000):
+    """Step until nothing is left; the last delta of each request, and all tokens that it was told."""
+    found = {} if found is None else found
+    for _ in range(most):
+        if not engine.busy:
+            return found
+        take(engine.step(), found)
+    raise AssertionError("the engine does not come to an end")
+
+
+def take(deltas, found):
+    for delta in deltas:
+        tokens, last = found.get(delta.id, ([], None))
+        assert last is None, "nothing is told after the last"
+        found[delta.id] = (tokens + delta.tokens, delta if delta.last else None)

@@ -1,0 +1,231 @@
+"""Whatever the company, a request gets what the plain loop writes for it alone."""
+
+import random
+
+import pytest
+import torch
+from crowd import KINDS, SIZE, alone, asked, drain, facts, small, take
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from unmask.base.errors import BadInput, RequestFailed, TooLong, Unsupported
+from unmask.decode.decoder import build
+from unmask.engine.engine import Engine
+from unmask.engine.request import Request
+from unmask.text.layout import Fixed, Gap, lay
+
+
+def drain_one(engine, request):
+    id = engine.add(request)
+    return drain(engine)[id][1].result
+
+
+NUMBERS = range(3 * len(KINDS))
+
+
+def same(delta, tokens, number, sees="all"):
+    assert delta.error is None
+    assert facts(delta.result) == alone(number, sees)
+    assert tokens == delta.result.gaps[-1]
+
+
+class Company(RuleBasedStateMachine):
+    """Requests come, go on, and are taken back, in engines of every size."""
+
+    @initialize(
+        rows=st.integers(1, 9),
+        pages=st.integers(20, 60),
+        positions=st.sampled_from([5, 40, 300, 5000]),
+        share=st.booleans(),
+    )
+    def start(self, rows, pages, positions, share):
+        self.engine = Engine(small(), rows=rows, cache_positions=16 * pages, positions=positions, share=share)
+        self.numbers, self.found, self.cancelled = {}, {}, set()
+
+    @rule(number=st.sampled_from(NUMBERS))
+    def add(self, number):
+        self.numbers[self.engine.add(asked(number))] = number
+
+    @rule(times=st.integers(1, 6))
+    def step(self, times):
+        for _ in range(times):
+            take(self.engine.step(), self.found)
+
+    @rule(pick=st.randoms(use_true_random=False))
+    def cancel(self, pick):
+        there = [id for id in self.numbers if self.found.get(id, ([], None))[1] is None and id not in self.cancelled]
+        if there:
+            id = pick.choice(there)
+            assert self.engine.cancel(id)
+            assert not self.engine.cancel(id)
+            self.cancelled.add(id)
+
+    def teardown(self):
+        if not hasattr(self, "engine"):
+            return
+        drain(self.engine, self.found)
+        for id, number in self.numbers.items():
+            tokens, last = self.found.get(id, ([], None))
+            if id in self.cancelled:
+                assert last is None
+            else:
+                same(last, tokens, number)
+        assert self.engine.stats.pages_held == 0
+        assert self.engine.stats.running == self.engine.stats.waiting == 0
+
+
+Company.TestCase.settings = settings(
+    max_examples=20,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking would take longer than all other tests
+)
+TestCompany = Company.TestCase
+
+
+def test_all_at_once():
+    engine = Engine(small(), rows=len(NUMBERS))
+    ids = [engine.add(asked(number)) for number in NUMBERS]
+    found = drain(engine)
+    for id, number in zip(ids, NUMBERS, strict=True):
+        tokens, last = found[id]
+        same(last, tokens, number)
+    assert engine.stats.forwards < sum(alone(number)[3] for number in NUMBERS) / 4  # they shared forwards
+
+
+def test_left_to_right():
+    engine = Engine(small("left"), rows=6, cache_positions=16 * 24, positions=20)
+    ids = [engine.add(asked(number, "left")) for number in range(12)]
+    found = drain(engine)
+    for number, id in enumerate(ids):
+        tokens, last = found[id]
+        same(last, tokens, number, "left")
+
+
+def test_those_that_begin_alike_read_it_once():
+    engine = Engine(small())
+    given = tuple(random.Random(0).choices(range(3, SIZE), k=50))
+    readings = [("fast-dllm", 8), ("ar", None), ("block x quota", 4), ("block x quota", 16), ("block x quota", 16)]
+    requests = []
+    for seed, (name, block) in enumerate(readings):
+        internal = {"forbidden": (2,), "no_end_before": 0.0}
+        decoder = build(name, traits=small().traits, vocab=small().vocab, internal=internal, block=block)
+        layout = lay([Fixed(ids=given, text=None), Gap(length=20)])
+        requests.append(Request(layout=layout, decoder=decoder, seed=seed))
+    alone_each = [drain_one(Engine(small(), share=False), request) for request in requests]
+    for turn, found in ((1, 48), (2, 48 + 3 * 48)):  # 48 of 50 positions are whole pages and whole blocks
+        for request, wanted in zip(requests, alone_each, strict=True):
+            assert facts(drain_one(engine, request)) == facts(wanted)
+        assert engine.stats.reused == found + (turn - 1) * 48
+    assert engine.stats.pages_held == 0 < engine.stats.pages_idle
+
+
+def test_too_few_pages_cost_time_and_nothing_else():
+    engine = Engine(small(), rows=8, cache_positions=16 * 20)
+    numbers = [n for n in NUMBERS if asked(n).decoder.window.caches][:14]
+    ids = [engine.add(asked(number)) for number in numbers]
+    found = drain(engine)
+    for id, number in zip(ids, numbers, strict=True):
+        tokens, last = found[id]
+        same(last, tokens, number)
+    assert engine.stats.preempted > 0
+
+
+def test_the_oldest_is_not_held_up():
+    """However many come behind it, and however long their prompts."""
+    engine = Engine(small(), rows=4, positions=8)
+    number = next(n for n in NUMBERS if KINDS[n % len(KINDS)][0] == "block x quota")
+    first = engine.add(asked(number))
+    found, steps = {}, 0
+    while found.get(first, ([], None))[1] is None:
+        engine.add(asked(random.Random(steps).choice(NUMBERS)))
+        take(engine.step(), found)
+        steps += 1
+    assert steps <= alone(number)[3] + len(asked(number).layout.tokens) // 4
+
+
+class Broken:
+    """A model that fails, or says nothing that is a number, wherever it meets a token."""
+
+    def __init__(self, model, poison, how):
+        self.model, self.poison, self.how = model, poison, how
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def read(self, tokens, **rest):
+        hit = (tokens == self.poison) & (rest["positions"] >= 0)
+        if self.how == "raises" and bool(hit.any()):
+            raise RuntimeError("boom")
+        return self.model.read(tokens, **rest).masked_fill(hit.any(1)[:, None, None], torch.nan)
+
+
+@pytest.mark.parametrize("how", ["raises", "no numbers"])
+def test_one_that_fails_takes_nobody_with_it(how):
+    poison = 47
+    met = {n: {*asked(n).layout.tokens, *(change[2] for change in alone(n)[4])} for n in NUMBERS}
+    clean = [n for n in NUMBERS if poison not in met[n]][:12]
+    good = asked(clean[0])
+    tokens = [*good.layout.tokens[:3], poison]
+    bad = Request(layout=lay([Fixed(ids=tuple(tokens), text=None), Gap(length=8)]), decoder=good.decoder, seed=1)
+    engine = Engine(Broken(small(), poison, how), rows=16)
+    ids, fails = [], []
+    for number in clean:
+        ids.append(engine.add(asked(number)))
+        fails.append(engine.add(bad))
+    found = drain(engine)
+    for id, number in zip(ids, clean, strict=True):
+        told, last = found[id]
+        same(last, told, number)
+    assert all(isinstance(found[id][1].error, RequestFailed) for id in fails)
+    assert (engine.stats.failed, engine.stats.finished) == (len(fails), len(ids))
+    assert engine.stats.pages_held == 0
+
+
+class TestRefusals:
+    """Before anything has changed."""
+
+    def decoder(self, name="fast-dllm", **options):
+        model = small()
+        internal = {"forbidden": (2,), "no_end_before": 0.0}
+        return build(name, traits=model.traits, vocab=model.vocab, internal=internal, **options)
+
+    def row(self, size):
+        return lay([Fixed(ids=(5, 6), text=None), Gap(length=size)])
+
+    @pytest.mark.parametrize(
+        ("error", "size", "name", "options"),
+        [
+            (TooLong, 500, "fast-dllm", {}),
+            (TooLong, 100, "ar", {}),
+            (BadInput, 64, "llada", {"steps": 3, "block": 8}),
+        ],
+    )
+    def test_what_can_never_be_written(self, error, size, name, options):
+        engine = Engine(small(), cache_positions=64)
+        with pytest.raises(error):
+            engine.add(Request(layout=self.row(size), decoder=self.decoder(name, **options)))
+        assert not engine.busy
+        assert engine.step() == []
+
+    def test_stop_strings_without_a_tokenizer(self):
+        with pytest.raises(Unsupported, match="tokenizer"):
+            Engine(small()).add(Request(layout=self.row(4), decoder=self.decoder(), stops=("x",)))
+
+    def test_nothing_to_start_from(self):
+        decoder = build("ar", traits=small("left").traits, vocab=small("left").vocab)
+        with pytest.raises(BadInput, match="prompt"):
+            Engine(small("left")).add(Request(layout=lay([Gap(length=4)]), decoder=decoder))
+
+    @pytest.mark.parametrize("wrong", [{"rows": 0}, {"positions": 0}])
+    def test_an_engine_of_nothing(self, wrong):
+        with pytest.raises(BadInput):
+            Engine(small(), **wrong)
+
+    def test_nothing_to_write(self):
+        engine = Engine(small())
+        id = engine.add(Request(layout=lay([Fixed(ids=(5, 6), text=None)]), decoder=self.decoder()))
+        ((told, last),) = drain(engine).values()
+        assert (told, last.id, last.result.left, last.result.forwards) == ([], id, 0, 0)
