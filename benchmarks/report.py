@@ -106,9 +106,8 @@ def batch_of(rows: Rows, usable: np.ndarray, size: int, seed: int) -> Batch:
 
 
 def _encoded(texts: Sequence[str], tokenizer: Tokenizer) -> tokens.Tokens:
-    vocab = tokenizer.vocab
-    ends = [[] if i is None else [i] for i in (vocab.bos, vocab.eos)]
-    ids = [[*ends[0], *some, *ends[1]] for some in tokenizer.encode_many(texts)]
+    end = [] if tokenizer.vocab.eos is None else [tokenizer.vocab.eos]
+    ids = [[*tokenizer.start, *some, *end] for some in tokenizer.encode_many(texts)]
     starts = np.cumsum([0, *map(len, ids)])
     size = sum(len(text.encode()) for text in texts)
     return tokens.Tokens(np.concatenate([np.asarray(some, dtype=np.int64) for some in ids]), starts, size)

@@ -63,6 +63,8 @@ class KnownDenoiser(ABC):
     def log_prob(self, evidence: Tensor, target: Tensor) -> Tensor:
         """(N, V) float64 log-probabilities of the tokens at `target` (N,), given evidence (N, L)."""
 
+    device = torch.device("cpu")
+
     def cache(self, rows: int, length: int) -> TokenCache:
         return TokenCache(rows, length)
 

@@ -73,7 +73,9 @@ class TestInspect:
         kept = sum(x.numel() * x.element_size() for x in [*model.parameters(), *model.buffers()])
         assert found["memory_bytes"]["int8, rest float32"] == kept
         cache = unmask.load(published).model.cache(1, 10)
-        assert found["cache_bytes_per_position"] * 10 == sum(x.numel() * 4 for x in (cache.k, cache.v))
+        slots = cache.k.shape[2]
+        assert slots >= 10
+        assert found["cache_bytes_per_position"] * slots == sum(x.numel() * 4 for x in (cache.k, cache.v))
         assert found["tokenizer"]
         assert found["machine"]["free_bytes"] > 0
         code, out, _ = run("inspect", published)

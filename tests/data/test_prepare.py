@@ -7,7 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from small_tokenizers import byte_level, sentencepiece
+from small_tokenizers import write as write_files
 from unmask.base.errors import BadCheckpoint, BadInput
+from unmask.base.vocab import Vocab
 from unmask.data import prepare as prepared
 from unmask.data.prepare import MARK, prepare
 from unmask.data.sources import Source
@@ -49,6 +52,31 @@ def test_bytes_per_token_counts_the_ends_and_not_the_beginnings(tmp_path, source
     held = documents(corpus.held_out, corpus.tokenizer)
     counted = sum(len(corpus.tokenizer.encode(t)) + 1 for t in held)
     assert corpus.bytes_per_token == sum(len(t.encode()) for t in held) / counted
+
+
+@pytest.mark.parametrize(
+    ("inner", "named", "front"), [(sentencepiece(), "<s>", ["<s>"]), (byte_level(), "<|im_start|>", [])]
+)
+def test_a_foreign_tokenizer_says_what_stands_before_a_document(tmp_path, inner, named, front):
+    """Its post-processor tells: some published models name a begin of text that never stands there."""
+    texts = ["abc def", "a bag"]
+    front = [inner.token_to_id(name) for name in front]
+    vocab = Vocab(size=inner.get_vocab_size(), bos=inner.token_to_id(named), eos=inner.get_vocab_size() - 1)
+    tokenizer = Tokenizer.load(write_files(tmp_path / "theirs", inner), vocab)
+    found = encode(texts, tokenizer, tmp_path / "ids")
+    assert found.ids.tolist() == [i for text in texts for i in [*front, *tokenizer.encode(text), vocab.eos]]
+
+    texts = [f"abc {'a bag ' * i}" for i in range(20)]
+    given = prepare(
+        [write(tmp_path / "abc.jsonl", texts)],
+        tmp_path / "out",
+        length=16,
+        held_out=0.3,
+        path=str(tmp_path / "theirs"),
+    )
+    held = [text for text in texts if is_held_out(text, 0.3)]
+    counted = sum(len(given.tokenizer.encode(text)) for text in held)
+    assert given.bytes_per_token == sum(len(text) for text in held) / counted
 
 
 def test_the_split_goes_by_content(tmp_path, source):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_load import edit, rewrite
 
 from unmask.base.attend import Attend
 from unmask.base.errors import BadCheckpoint, Unsupported
@@ -289,17 +290,6 @@ def folder(tmp_path):
     for file in (CONFIG, WEIGHTS):
         shutil.copy(GOLDEN / "llada2_moe" / file, tmp_path)
     return tmp_path
-
-
-def edit(folder, **changes):
-    config = json.loads((folder / CONFIG).read_text()) | changes
-    (folder / CONFIG).write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
-
-
-def rewrite(folder, change):
-    tensors = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS).items()}  # not mapped
-    change(tensors)
-    save_file(tensors, folder / WEIGHTS)
 
 
 def header(folder, length):

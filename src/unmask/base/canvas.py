@@ -28,7 +28,8 @@ class Canvas:
         origin: (B,) the first position that was OPEN at the start.
         sealed: (B,) the left-contiguous positions that no policy of this decoder may reopen any more.
         step: (B,) forwards spent on the present region (the whole canvas or a block).
-        forwards: (B,) forwards spent in all.
+        turn: (B,) steps taken in all; they key the row's noise.
+        forwards: (B,) those of them for which the network was asked.
         idle: (B,) forwards that the present region has had with nothing OPEN in it.
         eos: the end of text, as it is written down.
         ends: all ids that end a text, `eos` among them; whichever of them ends a row is written down as `eos`, so that
@@ -52,6 +53,7 @@ class Canvas:
         self.origin = self._first_open()
         self.sealed = self.origin.clone()
         self.step = torch.zeros_like(self.length)
+        self.turn = torch.zeros_like(self.length)
         self.forwards = torch.zeros_like(self.length)
         self.idle = torch.zeros_like(self.length)
         self.eos = eos
@@ -101,7 +103,7 @@ class Canvas:
         self.state[row] = State.ABSENT
         for name in ("tokens", "state", "best"):
             getattr(self, name)[row, : other.tokens.shape[1]] = getattr(other, name)[0]
-        for name in ("length", "origin", "sealed", "step", "forwards", "idle", "stops", "seed"):
+        for name in ("length", "origin", "sealed", "step", "turn", "forwards", "idle", "stops", "seed"):
             getattr(self, name)[row] = getattr(other, name)[0]
 
     @property
@@ -125,10 +127,11 @@ class Canvas:
         drawn = (seeds.uniform(seeds.key(self.seed[:, None], "open", at)) * size).long()
         self.tokens = torch.where(self.open, drawn, self.tokens)
 
-    def apply(self, plan: Plan, edit: Edit, best: Tensor | None = None) -> None:
+    def apply(self, plan: Plan, edit: Edit, best: Tensor | None = None, spared: Tensor | None = None) -> None:
         """Write one step down. FIXED and ABSENT positions never change, whatever the edit says.
 
-        `best` (R, T) is what the model holds for the best token of each target, for the next plan to know.
+        `best` (R, T) is what the model holds for the best token of each target, for the next plan to know; `spared`
+        (R,) bool are rows for which no network was asked.
         """
         rows = plan.rows
         tokens, state = self.tokens[rows], self.state[rows]
@@ -139,6 +142,8 @@ class Canvas:
         self.tokens[rows], self.state[rows] = tokens, state
         if best is not None:
             self.best[rows[r], plan.targets[r, i]] = best[r, i]
+        self.turn[rows] += 1
+        self.forwards[rows] += 1 if spared is None else (~spared).long()
         self._end_at_eos(rows[edit.settled])
         self._seal(plan, edit)
 
@@ -153,7 +158,6 @@ class Canvas:
         self.sealed[rows] = torch.where(settled, first, self.sealed[rows])
         self.step[rows] = torch.where(settled, 0, self.step[rows] + 1)
         self.idle[rows] = torch.where(settled | (plan.state == State.OPEN).any(1), 0, self.idle[rows] + 1)
-        self.forwards[rows] += 1
 
     def _end_at_eos(self, rows: Tensor) -> None:
         """What lies behind a written end of text, once all before it is written, is no part of the row any more.

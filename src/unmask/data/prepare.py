@@ -22,8 +22,8 @@ class Corpus:
     Args:
         tokenizer: its vocabulary.
         train, held_out: packed rows.
-        bytes_per_token: of the held-out text, counting every token but begin-of-text; turns nats per token into bits
-            per byte.
+        bytes_per_token: of the held-out text, counting every token but what stands before a text; turns nats per token
+            into bits per byte.
     """
 
     tokenizer: Tokenizer
@@ -61,7 +61,7 @@ def prepare(
     for part, found in (("to train on", train), ("held out", held)):
         if not found.num_documents:
             raise BadInput(f"no document is {part}; give more documents, or another share than held_out={held_out}")
-    counted = len(held.ids) - (0 if tokenizer.vocab.bos is None else held.num_documents)
+    counted = len(held.ids) - len(tokenizer.start) * held.num_documents
     blank = next(i for i in (tokenizer.vocab.pad, tokenizer.vocab.eos, 0) if i is not None)
     return Corpus(tokenizer, Rows(train, length, blank), Rows(held, length, blank), held.num_bytes / max(1, counted))
 

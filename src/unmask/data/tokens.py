@@ -25,7 +25,7 @@ class Tokens:
     """Ids of many documents.
 
     Args:
-        ids: (N,) all of them, one document after the other, each with its begin and end of text.
+        ids: (N,) all of them, one document after the other, each with what stands before it and its end of text.
         starts: (D + 1,) where each begins; the last is N.
         num_bytes: of the documents' text.
     """
@@ -47,9 +47,12 @@ def is_held_out(text: str, share: float) -> bool:
 
 
 def encode(texts: Iterable[str], tokenizer: Tokenizer, folder: Path) -> Tokens:
-    """Encode documents into a cache folder, whole or not at all."""
-    vocab = tokenizer.vocab
-    kind = np.uint16 if vocab.size <= 2**16 else np.uint32
+    """Encode documents into a cache folder, whole or not at all.
+
+    Before each stands what the tokenizer puts before every text, and behind it the end of text.
+    """
+    start, end = tokenizer.start, [] if tokenizer.vocab.eos is None else [tokenizer.vocab.eos]
+    kind = np.uint16 if tokenizer.vocab.size <= 2**16 else np.uint32
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -57,7 +60,7 @@ def encode(texts: Iterable[str], tokenizer: Tokenizer, folder: Path) -> Tokens:
     with (draft / "ids.bin").open("wb") as file:
         for some in _batches(texts):
             for text, ids in zip(some, tokenizer.encode_many(some), strict=True):
-                row = [*([] if vocab.bos is None else [vocab.bos]), *ids, *([] if vocab.eos is None else [vocab.eos])]
+                row = [*start, *ids, *end]
                 file.write(np.asarray(row, dtype=kind).tobytes())
                 size, num_bytes = size + len(row), num_bytes + len(text.encode())
                 starts.append(size)

@@ -14,6 +14,7 @@ from unmask.base.errors import BadInput
 from unmask.base.step import Edit, Plan, Proposal, State
 from unmask.decode.decoder import Decoder
 from unmask.decode.guidance import Guided
+from unmask.decode.memory import Remembering
 from unmask.decode.propose import propose
 
 
@@ -41,14 +42,18 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]
     """
     if model.traits.sees == "left" and bool((canvas.origin == 0).any()):
         raise BadInput("a model that reads left to right needs a token to start from; give a prompt")
+    num_rows, length = canvas.tokens.shape
+    halves = 2 if decoder.guidance else 1
+    cache = model.cache(halves * num_rows, length) if decoder.window.caches else None
+    memory = Remembering(model, halves * num_rows) if cache is None and not model.traits.clock else None
+    model = model if memory is None else memory
     if decoder.guidance:
         model = Guided(model, decoder.guidance, canvas.state == State.FIXED)
     if model.traits.noise == "uniform":
         canvas.noise(model.vocab.size)
-    cache = model.cache(*canvas.tokens.shape) if decoder.window.caches else None
     while not bool(canvas.done.all()):
         plan = decoder.window(canvas, model.traits, cache)
         offer = propose(model, plan, decoder.sampling, cache=cache, revise=decoder.revises)
         edit = decoder.policy(offer, plan)
-        canvas.apply(plan, edit, offer.best)
+        canvas.apply(plan, edit, offer.best, None if memory is None else memory.spared[: len(plan.rows)])
         yield Turn(plan, offer, edit)

@@ -18,6 +18,7 @@ from unmask.base.errors import BadInput, RequestFailed, TooLong, UnmaskError, Un
 from unmask.base.step import Plan, Proposal, State
 from unmask.decode import guidance
 from unmask.decode.loop import Turn
+from unmask.decode.memory import Remembering
 from unmask.decode.propose import propose
 from unmask.decode.reading import Reading
 from unmask.decode.session import lay_out
@@ -83,6 +84,7 @@ class Engine:
         self.model, self.num_rows, self.positions, self.tokenizer = model, rows, positions, tokenizer
         self.canvas = Canvas.blank(rows, device=model.device)
         self.canvas.eos, self.canvas.ends = model.vocab.eos, model.vocab.ends
+        self._memory = None if model.traits.clock else Remembering(model, 2 * rows)
         self.room = Room(model, rows, cache_positions, share=share)
         self.stats = Stats(pages=self.room.num_pages)
         self._sampling: Board | None = None  # comes with the first request
@@ -174,6 +176,8 @@ class Engine:
             live = self._waiting.popleft()
             request, decoder, live.row = live.request, live.request.decoder, self._free.pop()
             self.canvas.enter(live.row, live.canvas)
+            if self._memory is not None:
+                self._memory.forget(torch.tensor([live.row, live.row + self.num_rows]))
             ends = request.ends and self.model.vocab.eos is not None
             live.reading = Reading(
                 self.canvas,
@@ -262,9 +266,12 @@ class Engine:
                 failed = RequestFailed(f"a forward failed: {type(error).__name__}: {error}")
                 self._fail(lives[0], error if isinstance(error, UnmaskError) else failed)
             return
-        self.stats.forwards += 1
-        self.stats.rows += len(lives)
-        self.stats.positions += int((plan.positions >= 0).sum())
+        spared = torch.zeros_like(plan.rows, dtype=torch.bool)
+        if not caches and self._memory is not None:
+            spared = self._memory.spared[: len(lives)]
+        self.stats.forwards += int(not bool(spared.all()))
+        self.stats.rows += int((~spared).sum())
+        self.stats.positions += int((plan.positions[~spared] >= 0).sum())
         no_number = (offer.asked & (offer.log_prob.isnan() | offer.entropy.isnan())).any(1).tolist()
         asks = (plan.targets >= 0).any(1).tolist()
         for live, bad in zip(lives, no_number, strict=True):
@@ -277,12 +284,13 @@ class Engine:
                 these = _index(plan, some)
                 part, offered = plan.take(these), offer.take(these)
                 edit = crowd.decide(offered, part)
-                self.canvas.apply(part, edit, offered.best)
+                self.canvas.apply(part, edit, offered.best, spared[these])
                 record(traces, self.canvas, Turn(part, offered, edit))
         self._settle([live for live, bad in zip(lives, no_number, strict=True) if not bad], caches=caches)
 
     def _propose(self, plan: Plan, *, caches: bool) -> Proposal:
-        model, cache = self.model, self.room.cache if caches else None
+        cache = self.room.cache if caches else None
+        model: Denoiser = self.model if caches or self._memory is None else self._memory
         if bool((self._guidance[plan.rows] > 0).any()):
             model = guidance.Guided(model, self._guidance, self.canvas.state == State.FIXED)
         assert self._sampling is not None

@@ -83,7 +83,7 @@ def _cache(model: Transformer) -> int | None:
         cache = model.cache(1, 1)
     except UnmaskError:
         return None
-    return 4 * (cache.k.numel() + cache.v.numel())
+    return 4 * (cache.k.numel() + cache.v.numel()) // cache.k.shape[2]  # a cache may have more slots than positions
 
 
 def machine() -> dict[str, Any]:

@@ -52,7 +52,7 @@ def look(
         s=(left.clamp(min=0) / steps).double(),
         left=left,
         seed=canvas.seed[rows],
-        turn=canvas.forwards[rows],
+        turn=canvas.turn[rows],
         idle=canvas.idle[rows],
         end=region[1],
     )

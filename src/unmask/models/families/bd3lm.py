@@ -21,7 +21,7 @@ def _describe(config: Config) -> Described:
         shape=told,
         vocab=vocab(read, told.vocab_size, mask=told.vocab_size - 1),
         traits=clocked(told, **blocks),
-        defaults={"decoder": "bd3" if blocks else "mdlm"},
+        defaults={"decoder": "bd3" if blocks and told.sigma == "zero" else "mdlm"},  # bd3 keeps keys and values
     )
 
 

@@ -49,7 +49,6 @@ def _describe(config: Config) -> Described:
         norm_softmax=False,
         norm_topk_prob=True,
         score_function="sigmoid",
-        use_qk_norm=True,
         use_rmsnorm=True,
         using_split_qkv_in_self_attention=False,
     )
@@ -75,7 +74,7 @@ def _describe(config: Config) -> Described:
         experts=mixture,
         head_dim=head_dim,
         rotary_dim=int(head_dim * read.real("partial_rotary_factor", 0.5)),
-        qk_norm=True,
+        qk_norm=read.flag("use_qk_norm", True),
         qkv_bias=read.flag("use_qkv_bias", False),
         output_bias=read.flag("use_bias", False),
         mlp_bias=False,

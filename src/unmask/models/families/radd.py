@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from unmask.base.vocab import Traits
 from unmask.models.config import Reader, vocab
-from unmask.models.families.mdlm import INERT, dit_shape, names
-from unmask.models.families.sedd import nested
+from unmask.models.families.mdlm import INERT, names
+from unmask.models.families.sedd import nested, nested_shape
 from unmask.models.family import Config, Described, Family
 
 
@@ -18,20 +18,11 @@ def _recognise(config: Config, keys: Collection[str]) -> bool:
 
 def _describe(config: Config) -> Described:
     read = Reader(config)
-    model, tokens = read.inside("model"), read.whole("tokens")
-    model.only(type="ddit_wot")
-    told = dit_shape(
-        model,
-        vocab_size=tokens + 1,
-        width=model.whole("hidden_size"),
-        depth=model.whole("n_blocks"),
-        heads=model.whole("n_heads"),
-        max_length=model.whole("length"),
-        norm="layer",
-    )
+    read.inside("model").only(type="ddit_wot")
+    told = nested_shape(read, norm="layer")
     return Described(
         shape=told,
-        vocab=vocab(read, told.vocab_size, mask=tokens),
+        vocab=vocab(read, told.vocab_size, mask=told.vocab_size - 1),
         traits=Traits(),
         defaults={"decoder": "mdlm"},
     )

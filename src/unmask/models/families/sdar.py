@@ -8,21 +8,26 @@ and speaks of the next token: declare that (`unmask.models.profile`).
 """
 
 from unmask.base.vocab import Traits
+from unmask.models.backbone import Shape
 from unmask.models.config import Reader, llama_shape, vocab
 from unmask.models.families import llama
 from unmask.models.families.qwen import SWITCHES
 from unmask.models.family import Config, Described, Family
 
 
-def _describe(config: Config) -> Described:
-    read = Reader(config)
-    shape = llama_shape(read, **SWITCHES["qwen3"])
+def blockwise(read: Reader, shape: Shape) -> Described:
+    """A model that reads block by block, as SDAR's do."""
     return Described(
         shape=shape,
         vocab=vocab(read, shape.vocab_size, mask=read.whole("mask_token_id", 151669)),
         traits=Traits(sees="blocks", block=read.whole("block_size", 4)),
         defaults={"decoder": "sdar"},
     )
+
+
+def _describe(config: Config) -> Described:
+    read = Reader(config)
+    return blockwise(read, llama_shape(read, **SWITCHES["qwen3"]))
 
 
 FAMILY = Family(

@@ -4,21 +4,14 @@ Source: Cheng et al. 2025, arXiv:2510.06303; layout: JetEngine, jetengine/models
 names and sizes.
 """
 
-from unmask.base.vocab import Traits
-from unmask.models.config import Reader, vocab
-from unmask.models.families import qwen3_moe
+from unmask.models.config import Reader
+from unmask.models.families import qwen3_moe, sdar
 from unmask.models.family import Config, Described, Family
 
 
 def _describe(config: Config) -> Described:
     read = Reader(config)
-    shape = qwen3_moe.moe_shape(read)
-    return Described(
-        shape=shape,
-        vocab=vocab(read, shape.vocab_size, mask=read.whole("mask_token_id", 151669)),
-        traits=Traits(sees="blocks", block=read.whole("block_size", 4)),
-        defaults={"decoder": "sdar"},
-    )
+    return sdar.blockwise(read, qwen3_moe.moe_shape(read))
 
 
 FAMILY = Family(

@@ -6,8 +6,10 @@ and what tells them apart is that RADD stores no map of the noise level.
 """
 
 from collections.abc import Collection
+from typing import Any
 
 from unmask.base.vocab import Traits
+from unmask.models.backbone import Shape
 from unmask.models.config import Reader, vocab
 from unmask.models.families.mdlm import INERT, LOG_LINEAR, dit_shape, names
 from unmask.models.family import Config, Described, Family
@@ -26,19 +28,27 @@ def _recognise(config: Config, keys: Collection[str]) -> bool:
     return nested(config, keys) and "sigma_map.mlp.0.weight" in keys
 
 
+def nested_shape(read: Reader, **more: Any) -> Shape:
+    """The shape under the keys of a training configuration; the mask is one id more than its tokens."""
+    model = read.inside("model")
+    return dit_shape(
+        model,
+        vocab_size=read.whole("tokens") + 1,
+        width=model.whole("hidden_size"),
+        depth=model.whole("n_blocks"),
+        heads=model.whole("n_heads"),
+        max_length=model.whole("length"),
+        **more,
+    )
+
+
 def _describe(config: Config) -> Described:
     read = Reader(config)
     model, noise = read.inside("model"), read.inside("noise")
     read.inside("graph").only(type="absorb")
     model.only(type="ddit")
-    tokens = read.whole("tokens")
-    told = dit_shape(
-        model,
-        vocab_size=tokens + 1,
-        width=model.whole("hidden_size"),
-        depth=model.whole("n_blocks"),
-        heads=model.whole("n_heads"),
-        max_length=model.whole("length"),
+    told = nested_shape(
+        read,
         condition=model.whole("cond_dim"),
         sigma="used",
         scale_by_sigma=model.flag("scale_by_sigma"),
@@ -47,7 +57,7 @@ def _describe(config: Config) -> Described:
     sigmas = LOG_LINEAR if schedule == "log-linear" else (noise.real("sigma_min"), noise.real("sigma_max"))
     return Described(
         shape=told,
-        vocab=vocab(read, told.vocab_size, mask=tokens),
+        vocab=vocab(read, told.vocab_size, mask=told.vocab_size - 1),
         traits=Traits(says="score", clock=True, schedule=schedule, sigmas=sigmas),
         defaults={"decoder": read.inside("sampling").choice("predictor", DECODERS, "euler")},
     )
