@@ -211,9 +211,11 @@ class Transformer(nn.Module):
         self.defaults: dict[str, Any] = {}
         self.origin: Any = None
         with torch.random.fork_rng(devices=[]):  # torch's own first weights are thrown away, and so are their draws
-            self.embed_tokens = nn.Embedding(shape.vocab_size, shape.width)
+            self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(shape.vocab_size, shape.width), freeze=False)
             if shape.position == "learned":
-                self.embed_positions = nn.Embedding(shape.max_length, shape.width)
+                self.embed_positions = nn.Embedding.from_pretrained(
+                    torch.empty(shape.max_length, shape.width), freeze=False
+                )
             self.layers = nn.ModuleList(Layer(shape, i) for i in range(shape.depth))
             self.norm = NORMS[shape.norm](shape.width, shape.norm_eps)
             if shape.condition:

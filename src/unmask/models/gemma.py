@@ -229,7 +229,7 @@ class Gemma(Transformer):
         self.max_length = shape.max_length
         self.defaults, self.origin = {}, None
         with torch.random.fork_rng(devices=[]):  # torch's own first weights are thrown away, and so are their draws
-            self.embed_tokens = nn.Embedding(shape.vocab_size, shape.width)
+            self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(shape.vocab_size, shape.width), freeze=False)
             self.self_conditioning = SelfConditioning(shape)
             self.layers = nn.ModuleList(GemmaLayer(shape, i) for i in range(shape.depth))
             self.norm = RMSNorm(shape.width, shape.norm_eps)
