@@ -244,3 +244,35 @@ def test_a_terminal_sees_the_canvas_fill(colour):
 def test_imports_are_lazy():
     code = "import sys, unmask, unmask.cli; assert 'torch' not in sys.modules, 'torch was imported'"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+class TestBench:
+    def test_a_setting_beside_token_by_token(self, as_json, tmp_path):
+        small = ["--lengths", "8", "--rows", "1,2", "--repeat", "1", "--out", str(tmp_path)]
+        told = as_json("bench", "decode", "--setting", "block x quota block=16 steps=4", *small)
+        assert told["model"] == "tiny"
+        assert [(one["decoder"], one["rows"]) for one in told["speeds"]] == [
+            (name, rows) for rows in (1, 2) for name in ("ar", "block x quota block=16 steps=4")
+        ]
+        assert json.loads((tmp_path / "speed.json").read_text()) == told
+        assert (tmp_path / "speed.png").stat().st_size > 10_000
+
+    def test_a_table_for_people(self, unmask):
+        done = unmask("bench", "decode", "--lengths", "4", "--rows", "1", "--repeat", "1")
+        assert done.returncode == 0
+        assert all(word in done.stdout for word in ("decoder", "forwards", "tok/s", "default", "ar"))
+
+    @pytest.mark.parametrize(
+        ("wrong", "told"),
+        [
+            (["--rows", "1,x"], "1,x"),
+            (["--lengths", "0"], "numbers from 1"),
+            (["--setting", "llada steps"], "llada steps"),
+            (["--setting", "llada stepz=3"], "stepz"),
+        ],
+    )
+    def test_what_it_can_not_read(self, unmask, wrong, told):
+        done = unmask("bench", "decode", *wrong)
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert done.stderr.count("\n") == 1
