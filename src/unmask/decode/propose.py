@@ -4,6 +4,7 @@ Here, and only here, logits are shifted for models that speak of the next token,
 is taken out of the vocabulary, and a token is drawn. Logits exist for asked targets alone, a chunk of rows at a time.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,6 +21,9 @@ from unmask.noise import clock
 
 CHUNK_ELEMENTS = 1 << 24
 """Float64 numbers of one chunk of logits: 128 MiB."""
+
+FEW = 256
+"""Tokens that are looked at where top-k or top-p keeps no more."""
 
 EARLIEST = 1e-5
 """The least time that networks with a clock are told, as in published samplers: without noise there are no ratios."""
@@ -139,57 +143,86 @@ def _forbid(logits: Tensor, vocab: Vocab, sampling: Sampling, positions: Tensor,
 
 def _draw(logits: Tensor, sampling: Sampling, *, rows: Tensor, key: Tensor, now: Tensor) -> dict[str, Tensor]:
     """Candidates and their statistics from logits (N, V) float64 of canvas rows (N,)."""
-    logits = _filter(logits, column(sampling.top_k, rows), column(sampling.top_p, rows))
-    log_p = logits.log_softmax(-1)
+    top_k, top_p, temperature = (column(x, rows) for x in (sampling.top_k, sampling.top_p, sampling.temperature))
+    found: dict[str, Tensor] = {}
+    for few, filtered, part in _parts(logits, top_k, top_p):
+        chosen, ids = logits[part], None
+        if filtered:
+            mass = chosen.logsumexp(-1, keepdim=True)
+            ranked = chosen.topk(FEW, dim=-1) if few else chosen.sort(dim=-1, descending=True, stable=True)
+            chosen, ids = _filtered(ranked.values, mass, top_k[part], top_p[part]), ranked.indices
+        for name, values in _statistics(chosen.log_softmax(-1), ids, temperature[part], key[part], now[part]).items():
+            found.setdefault(name, values.new_zeros(len(logits)))[part] = values
+    return found
+
+
+def _parts(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[bool, bool, Tensor]]:
+    """Rows (N,) by what has to be looked at: (whether the few best tokens do, whether any are taken out, which rows).
+
+    The few do where top-k or top-p keeps none but them: nearly always, and far fewer than all tokens.
+    """
+    filters = ((top_k > 0) | (top_p < 1))[:, 0]
+    inside = torch.zeros_like(filters)
+    if logits.shape[1] > FEW and bool(filters.any()):
+        best = logits.topk(FEW, dim=-1).values
+        held = (best.logsumexp(-1) - logits.logsumexp(-1)).exp()
+        kth = best.gather(1, (top_k.long() - 1).clamp(0, best.shape[1] - 1))[:, 0]
+        inside = ((top_p < 1)[:, 0] & (held >= top_p[:, 0])) | ((top_k > 0)[:, 0] & (kth > best[:, -1]))
+    kinds = ((False, False, ~filters), (True, True, filters & inside), (False, True, filters & ~inside))
+    for few, filtered, which in kinds:
+        if len(part := which.nonzero()[:, 0]):
+            yield few, filtered, part
+
+
+def _statistics(log_p: Tensor, ids: Tensor | None, temperature: Tensor, key: Tensor, now: Tensor) -> dict[str, Tensor]:
+    """What is told of distributions (N, M) over tokens `ids` (N, M), or over all tokens in order."""
+
+    def named(at: Tensor) -> Tensor:
+        return at if ids is None else ids.gather(1, at[:, None])[:, 0]
+
     best = log_p.topk(min(2, log_p.shape[1]), dim=-1)
-    tokens = best.indices[:, 0]
-    temperature = column(sampling.temperature, rows)
+    at = best.indices[:, 0]
     chance = (temperature[:, 0] > 0).nonzero()[:, 0]
     if len(chance):
-        tokens = tokens.index_copy(0, chance, _race(log_p[chance], temperature[chance], key[chance]))
+        some = None if ids is None else ids[chance]
+        at = at.index_copy(0, chance, _race(log_p[chance], some, temperature[chance], key[chance]))
     p = log_p.exp()
     top = best.values.exp()
+    if ids is None:
+        standing = log_p.gather(1, now[:, None])[:, 0]
+    else:
+        standing = log_p.masked_fill(ids != now[:, None], -torch.inf).amax(1)
     return {
-        "tokens": tokens,
-        "log_prob": log_p.gather(1, tokens[:, None])[:, 0],
-        "best": best.indices[:, 0],
+        "tokens": named(at),
+        "log_prob": log_p.gather(1, at[:, None])[:, 0],
+        "best": named(best.indices[:, 0]),
         "top": best.values[:, 0],
         "entropy": -torch.where(p > 0, p * log_p, 0.0).sum(-1),
         "margin": top[:, 0] - top[:, -1],
-        "standing": log_p.gather(1, now[:, None])[:, 0],
+        "standing": standing,
     }
 
 
-def _race(log_p: Tensor, temperature: Tensor, key: Tensor) -> Tensor:
-    """A token per row, drawn from softmax(log_p / temperature) by the Gumbel-max rule in float64.
+def _race(log_p: Tensor, ids: Tensor | None, temperature: Tensor, key: Tensor) -> Tensor:
+    """A place (N,) among M tokens per row, drawn from softmax(log_p / temperature) by the Gumbel-max rule in float64.
 
     Float32 noise truncates the tail and lowers the temperature without saying so.
 
     Source: Zheng et al. 2024, arXiv:2409.02908, sec. 4 (precision); Gumbel-max: Maddison et al. 2014, arXiv:1411.0030.
     """
-    numbers = seeds.uniform(seeds.key(key[:, None], "gumbel", torch.arange(log_p.shape[1], device=log_p.device)))
+    tokens = torch.arange(log_p.shape[1], device=log_p.device) if ids is None else ids
+    numbers = seeds.uniform(seeds.key(key[:, None], "gumbel", tokens))
     gumbel = -torch.log(-torch.log(numbers))
     return (log_p / temperature.clamp(min=1e-6) + gumbel).argmax(-1)
 
 
-def _filter(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Logits with everything outside top-k or top-p at -inf; both look at the distribution as it came."""
-    use = ((top_k > 0) | (top_p < 1))[:, 0].nonzero()[:, 0]
-    if not len(use):
-        return logits
-    return logits.index_copy(0, use, _filtered(logits[use], top_k[use], top_p[use]))
+def _filtered(ranked: Tensor, mass: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Falling logits (N, M) with everything outside top-k or top-p at -inf; both look at the distribution as it came.
 
-
-def _filtered(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    use_k, use_p = bool((top_k > 0).any()), bool((top_p < 1).any())
-    ranked, order = logits.sort(-1, descending=True)
-    out = torch.zeros_like(logits, dtype=torch.bool)
-    if use_p:
-        p = ranked.softmax(-1)
-        beyond = (p.cumsum(-1) - p >= top_p) & (top_p < 1)
-        beyond[:, 0] = False
-        out |= beyond.gather(1, order.argsort(-1))
-    if use_k:
-        kth = ranked.gather(1, (top_k.long() - 1).clamp(0, logits.shape[1] - 1))
-        out |= (logits < kth) & (top_k > 0)
-    return logits.masked_fill(out, -torch.inf)
+    `mass` (N, 1) is the logsumexp of all logits, of which these may be the best only.
+    """
+    p = (ranked - mass).exp()
+    beyond = (p.cumsum(-1) - p >= top_p) & (top_p < 1)
+    beyond[:, 0] = False
+    kth = ranked.gather(1, (top_k.long() - 1).clamp(0, ranked.shape[1] - 1))
+    return ranked.masked_fill(beyond | ((ranked < kth) & (top_k > 0)), -torch.inf)
