@@ -127,6 +127,8 @@ class Engine:
         decoder.window.check(model.traits)
         if not bool(canvas.done):
             decoder.window(canvas, model.traits, None)  # refuses what it can't do
+        if decoder.window.caches and self.room.cache is None:
+            raise Unsupported("this network takes a time, so no keys and values are final; use the window 'whole'")
         if decoder.window.caches:
             self.room.could_hold(canvas.tokens.shape[1], twice=bool(decoder.guidance))
         if self._sampling is None:
