@@ -30,8 +30,14 @@ def main(source: str, target: str) -> None:
     except _Refused as error:
         print(json.dumps({"error": str(error)}))
     except Exception as error:  # whatever a torn or hostile file makes of the reader
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        print(json.dumps({"error": f"it can't be read as tensors alone ({first[0]})"}))
+        print(json.dumps({"error": f"it can't be read as tensors alone ({_reason(error)})"}))
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong, without torch's advice on how to trust the file."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    told = [line for line in lines if "weights_only" not in line] or [lines[0].partition(". ")[0]]
+    return told[0].rstrip(".")
 
 
 def _weights(found: Any) -> dict[str, Tensor]:
