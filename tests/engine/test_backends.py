@@ -157,8 +157,18 @@ def test_the_same_texts(fast, name, options):
     lm, prompts = unmask.load(name), ["def add(a, b):\n", "import os\n", "class Point:\n    def "]
     asked = {"length": 24, "seed": 3, **options}
     expected = [out.tokens for out in lm.generate(prompts, **asked)]
-    lm.model = fast[name]
+    lm.runner = fast[name]
     assert [out.tokens for out in lm.generate(prompts, **asked)] == expected
+
+
+def test_a_model_is_loaded_onto_a_backend():
+    lm = unmask.load("tiny", backend="openvino")
+    assert lm.backend == "openvino"
+    assert lm.runner is not lm.model
+    wanted = unmask.load("tiny").generate("def add(", length=12, eos="forbid")
+    assert lm.generate("def add(", length=12, eos="forbid").tokens == wanted.tokens
+    with pytest.raises(UnknownName, match="openvino"):
+        unmask.load("tiny", backend="openvin")
 
 
 def test_networks_that_can_not_leave_torch():
@@ -173,6 +183,11 @@ def test_networks_that_can_not_leave_torch():
         with pytest.raises(Unsupported, match=said):
             openvino.build(model)
     assert backends.build(small(experts))[0] == "torch"
+
+
+def test_nobody_is_told():
+    openvino.build(small())
+    assert "openvino_telemetry" not in sys.modules
 
 
 def test_names():

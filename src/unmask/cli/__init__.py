@@ -22,6 +22,8 @@ COMMANDS = {
     "score": "estimate -log p of a text",
     "train": "train from a recipe",
     "models": "list, inspect, verify and convert models",
+    "bench": "how fast a model writes here",
+    "export": "write the forward as files that other runtimes run",
     "config": "a recipe with every default written out",
 }
 """Each is the function `run` of the module of its name, or its `app`, which has commands of its own."""

@@ -25,6 +25,7 @@ def bench() -> None:
 @app.command()
 def decode(
     model: given.Model = "tiny",
+    backend: given.Backend = "torch",
     setting: Annotated[
         list[str] | None,
         typer.Option(help="a decoder and its options, like 'llada steps=16 block=32'; may be given again"),
@@ -37,7 +38,7 @@ def decode(
     as_json: given.Json = False,
 ) -> None:
     """Tokens per second, forwards and where the time goes, beside token-by-token writing by the same weights."""
-    lm = load(model)
+    lm = load(model, backend=backend)
     chosen = dict(_setting(text) for text in setting or ["default"])
     if lm.tokenizer is None:
         raise Unsupported(f"{lm.name} has no tokenizer, so it can't read the prompt")

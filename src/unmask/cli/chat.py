@@ -41,6 +41,7 @@ class Talk:
 @given.decoding
 def run(
     model: Annotated[str, typer.Argument(help="a bundled model, or a folder")] = "tiny",
+    backend: given.Backend = "torch",
     message: Annotated[str | None, typer.Argument(help="answer this and end, instead of a conversation")] = None,
     system: Annotated[str | None, typer.Option(help="what the model is told before the conversation")] = None,
     length: Annotated[str, typer.Option(help="tokens of an answer at most, or a range like 20-60")] = "128",
@@ -51,7 +52,7 @@ def run(
     settings: dict[str, Any],
 ) -> None:
     """Talk with a model. Each line is a message; /reset forgets the conversation, /exit or Ctrl-D ends it."""
-    console, lm = Console(), load(model)
+    console, lm = Console(), load(model, backend=backend)
     talk = Talk(lm, system, {**settings, "length": given.length(length), "stop": tuple(stop or ())})
     person = message is None and sys.stdin.isatty()
     if person and not as_json:

@@ -15,6 +15,7 @@ from unmask.lm.load import load
 def run(
     template: Annotated[str | None, typer.Argument(help='like "Dear {{name:1-4}}, it is {{:8}}."')] = None,
     model: given.Model = "tiny",
+    backend: given.Backend = "torch",
     file: Annotated[Path | None, typer.Option(help="read the template from a file")] = None,
     as_json: given.Json = False,
     live: given.Live = True,
@@ -23,7 +24,7 @@ def run(
 ) -> None:
     """Fill a template: {{name:1-4}} is a hole of 1 to 4 tokens, {{:8}} one of exactly 8."""
     text, console = given.text(template, file, "template"), Console()
-    lm = load(model)
+    lm = load(model, backend=backend)
     with view.watching(console, show=view.watched(as_json=as_json, live=live)) as watch:
         output = lm.fill(text, watch=watch, **settings)
     view.show(console, [output], as_json=as_json, prompt={"model": lm.name})

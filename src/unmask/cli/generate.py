@@ -15,6 +15,7 @@ from unmask.lm.load import load
 def run(
     prompt: Annotated[str | None, typer.Argument(help="the text to continue; - or nothing reads a pipe")] = None,
     model: given.Model = "tiny",
+    backend: given.Backend = "torch",
     file: Annotated[Path | None, typer.Option(help="read the prompt from a file")] = None,
     length: Annotated[str, typer.Option(help="tokens at most, or a range like 20-60")] = "64",
     eos: Annotated[str, typer.Option(help="stop: end of text ends it; keep: write on; forbid: exact length")] = "stop",
@@ -29,7 +30,7 @@ def run(
 ) -> None:
     """Continue a prompt."""
     text, console = given.text(prompt, file, "prompt"), Console()
-    lm = load(model)
+    lm = load(model, backend=backend)
     with view.watching(console, show=view.watched(as_json=as_json, live=live), answer=chat) as watch:
         outputs = lm.generate(
             text,

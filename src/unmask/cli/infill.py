@@ -16,6 +16,7 @@ def run(
     prefix: Annotated[str, typer.Argument(help="the text before the gap")],
     suffix: Annotated[str, typer.Argument(help="the text behind it")],
     model: given.Model = "tiny",
+    backend: given.Backend = "torch",
     length: Annotated[str, typer.Option(help="tokens, or a range from which the best length is taken")] = "1-40",
     n: Annotated[int, typer.Option("-n", help="how many texts")] = 1,
     files: Annotated[bool, typer.Option("--files", help="prefix and suffix are names of files")] = False,
@@ -27,7 +28,7 @@ def run(
     """Write what stands between two texts."""
     console = Console()
     before, behind = (given.read(Path(p)) for p in (prefix, suffix)) if files else (prefix, suffix)
-    lm = load(model)
+    lm = load(model, backend=backend)
     with view.watching(console, show=view.watched(as_json=as_json, live=live)) as watch:
         outputs = lm.infill(before, behind, length=given.length(length), n=n, watch=watch, **settings)
     view.show(console, outputs if isinstance(outputs, list) else [outputs], as_json=as_json, prompt={"model": lm.name})

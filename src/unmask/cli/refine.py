@@ -16,6 +16,7 @@ def run(
     text: Annotated[str | None, typer.Argument(help="the text; - or nothing reads a pipe")] = None,
     span: Annotated[list[str] | None, typer.Option(help="START:END in code points; may be given again")] = None,
     model: given.Model = "tiny",
+    backend: given.Backend = "torch",
     file: Annotated[Path | None, typer.Option(help="read the text from a file")] = None,
     strength: Annotated[float, typer.Option(help="share of the span's tokens that is written anew")] = 1.0,
     length: Annotated[str | None, typer.Option(help="tokens for each span, or a range")] = None,
@@ -26,7 +27,7 @@ def run(
 ) -> None:
     """Rewrite spans of a text; everything outside them stays byte for byte."""
     whole, console = given.text(text, file, "text"), Console()
-    lm = load(model)
+    lm = load(model, backend=backend)
     with view.watching(console, show=view.watched(as_json=as_json, live=live)) as watch:
         output = lm.refine(
             whole,

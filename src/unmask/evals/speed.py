@@ -113,8 +113,8 @@ def speeds(
     found = []
     for length in lengths:
         for count in rows:
-            settings = {AR: (_token_by_token(lm.model), {"decoder": AR})} | {
-                name: (lm.model, options) for name, options in decoders.items() if name != AR
+            settings = {AR: (_token_by_token(lm.runner), {"decoder": AR})} | {
+                name: (lm.runner, options) for name, options in decoders.items() if name != AR
             }
             runs: dict[str, list[Speed]] = {name: [] for name in settings}
             for turn in range(repeat + 1):

@@ -81,6 +81,7 @@ def load(
     dtype: Any = None,
     quantize: str | None = None,
     revision: str | None = None,
+    backend: str = "torch",
 ) -> LanguageModel:
     """Open a language model.
 
@@ -93,6 +94,8 @@ def load(
         quantize: "int8" holds the weights of the layers in 8 bits, rounded output by output; embeddings, norms and the
             output map stay as they are.
         revision: the branch, tag or commit of a hub id; its newest commit by default. `.name` tells the commit.
+        backend: what runs the network when it writes: "torch", "openvino", "onnx", or "auto", the fastest here. They
+            agree to within rounding, so the same seed may give another text on another backend.
     Raises:
         UnknownName, BadInput: no model is called so, here or on the hub.
         BadCheckpoint: the files are torn or hold something else.
@@ -100,10 +103,12 @@ def load(
             fetched.
     """
     source = locate(name, revision)
-    return opened(source, checkpoint.contents(source.path), device=device, dtype=dtype, quantize=quantize)
+    return opened(
+        source, checkpoint.contents(source.path), device=device, dtype=dtype, quantize=quantize, backend=backend
+    )
 
 
-def opened(source: Source, found: checkpoint.Contents, **how: Any) -> LanguageModel:
+def opened(source: Source, found: checkpoint.Contents, *, backend: str = "torch", **how: Any) -> LanguageModel:
     """The language model in files that were found already; `how` are device, dtype and quantize of `load`."""
     model = checkpoint.load(found, **how)
     told = {source.path: found.config}
@@ -113,11 +118,11 @@ def opened(source: Source, found: checkpoint.Contents, **how: Any) -> LanguageMo
     model.vocab = _with_ends(model.vocab, _published_ends(told, model.vocab.size))
     tokenizer = tokenizer_of(source, found, model.vocab)
     if tokenizer is None:
-        return LanguageModel(model, name=source.name, source=source.path)
+        return LanguageModel(model, name=source.name, source=source.path, backend=backend)
     template = _template(source, found, tokenizer)
     end = None if template is None else template.end_of_turn()
     model.vocab = tokenizer.vocab = _with_ends(tokenizer.vocab, [] if end is None else [end])
-    return LanguageModel(model, tokenizer, name=source.name, template=template, source=source.path)
+    return LanguageModel(model, tokenizer, name=source.name, template=template, source=source.path, backend=backend)
 
 
 def tokenizer_of(source: Source, found: checkpoint.Contents, vocab: Vocab) -> Tokenizer | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unmask.base.attend import Attend
 from unmask.base.errors import BadInput, TooLong, Unsupported
+from unmask.engine import backends
 from unmask.lm.results import Output, Score, Settings, StreamStep
 from unmask.lm.rows import Ask, Length, Prompt, Reader, is_list
 from unmask.lm.save import save
@@ -38,6 +39,11 @@ class LanguageModel:
         name: what it is called in messages and reports.
         template: how it was taught to chat; without one, a chat is plain named turns.
         source: the folder or file that it was loaded from, if any.
+        backend: what writes: a key of `unmask.engine.backends.BACKENDS`, or "auto". Scores and logits are torch's.
+
+    Attributes:
+        runner: the network on that backend.
+        backend: its name.
     """
 
     def __init__(
@@ -48,8 +54,10 @@ class LanguageModel:
         name: str = "model",
         template: ChatTemplate | None = None,
         source: Path | None = None,
+        backend: str = "torch",
     ) -> None:
         self.model, self.tokenizer, self.name, self.source = model.eval(), tokenizer, name, source
+        self.backend, self.runner = backends.build(self.model, backend)
         self.template = template or (None if tokenizer is None else Plain(tokenizer))
         self._reader = Reader(tokenizer, model.vocab, model.traits, model.max_length, name)
 
@@ -88,7 +96,7 @@ class LanguageModel:
         """
         asked = self._turns(prompt) if chat else prompt
         ask = self._generation(asked, length=length, eos=eos, stop=stop, n=n, pins=pins, chat=chat)
-        outputs = write(self.model, self.tokenizer, ask, settings)
+        outputs = write(self.runner, self.tokenizer, ask, settings)
         return outputs if n > 1 or is_list(asked) else outputs[0]
 
     def stream(
@@ -113,7 +121,7 @@ class LanguageModel:
         if is_list(asked):
             raise BadInput("a stream continues one prompt, not a list; use generate for several")
         ask = self._generation(asked, length=length, eos=eos, stop=stop, n=1, pins=pins, chat=chat)
-        return stream(self.model, self.tokenizer, ask, settings)
+        return stream(self.runner, self.tokenizer, ask, settings)
 
     def infill(
         self, prefix: Prompt, suffix: Prompt, *, length: Length = (1, 40), n: int = 1, **settings: Unpack[Settings]
@@ -129,7 +137,7 @@ class LanguageModel:
         Returns:
             An `Output`; a list for n > 1. `.text` is the prefix, the completion and the suffix, byte for byte.
         """
-        outputs = write(self.model, self.tokenizer, self._reader.infill(prefix, suffix, length, n), settings)
+        outputs = write(self.runner, self.tokenizer, self._reader.infill(prefix, suffix, length, n), settings)
         return outputs if n > 1 else outputs[0]
 
     def fill(self, template: str, **settings: Unpack[Settings]) -> Output:
@@ -138,7 +146,7 @@ class LanguageModel:
         Returns:
             An `Output`; `.holes` has the name and the text of each hole.
         """
-        return write(self.model, self.tokenizer, self._reader.fill(template), settings)[0]
+        return write(self.runner, self.tokenizer, self._reader.fill(template), settings)[0]
 
     def refine(
         self,
@@ -159,7 +167,7 @@ class LanguageModel:
             settings: see `unmask.lm.results.Settings`.
         """
         ask = self._reader.refine(text, spans, strength, length, settings.get("seed", 0))
-        return write(self.model, self.tokenizer, ask, settings)[0]
+        return write(self.runner, self.tokenizer, ask, settings)[0]
 
     def score(
         self,

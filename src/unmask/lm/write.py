@@ -9,6 +9,7 @@ import torch
 
 from unmask.base import seeds
 from unmask.base.canvas import Canvas
+from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput, Unsupported
 from unmask.decode.decoder import Decoder, build
 from unmask.decode.lengths import fit
@@ -19,7 +20,6 @@ from unmask.engine.pages import PAGE, pages_for
 from unmask.engine.request import Request
 from unmask.lm.results import Output, Settings, Stats, StreamStep
 from unmask.lm.rows import Ask
-from unmask.models.backbone import Transformer
 from unmask.text.tokenizer import Tokenizer
 
 ROWS = 64
@@ -37,7 +37,7 @@ class Writing:
         results: of each row, once all are there.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer | None, ask: Ask, settings: Settings) -> None:
+    def __init__(self, model: Denoiser, tokenizer: Tokenizer | None, ask: Ask, settings: Settings) -> None:
         self.layouts = [row for rows in ask.texts for row in rows]
         self.results: list[Filled] = []
         self._model, self._ask, self._tokenizer = model, ask, tokenizer
@@ -118,7 +118,7 @@ class Writing:
         return found
 
 
-def write(model: Transformer, tokenizer: Tokenizer | None, ask: Ask, settings: Settings) -> list[Output]:
+def write(model: Denoiser, tokenizer: Tokenizer | None, ask: Ask, settings: Settings) -> list[Output]:
     """All texts of an ask."""
     writing, watch = Writing(model, tokenizer, ask, settings), settings.get("watch")
     for _ in writing.run():
@@ -127,7 +127,7 @@ def write(model: Transformer, tokenizer: Tokenizer | None, ask: Ask, settings: S
     return writing.outputs()
 
 
-def stream(model: Transformer, tokenizer: Tokenizer, ask: Ask, settings: Settings) -> Iterator[StreamStep]:
+def stream(model: Denoiser, tokenizer: Tokenizer, ask: Ask, settings: Settings) -> Iterator[StreamStep]:
     """One text, told after every forward."""
     writing, told = Writing(model, tokenizer, ask, settings), ""
     gap = writing.layouts[0].gaps[-1]
@@ -150,7 +150,7 @@ def _seed(settings: Settings) -> int:
     return seed
 
 
-def _decoder(model: Transformer, settings: Settings, early: float) -> Decoder:
+def _decoder(model: Denoiser, settings: Settings, early: float) -> Decoder:
     """The decoder of some rows: `early` is where an end of text may first stand."""
     options: dict[str, Any] = {k: v for k, v in settings.items() if k not in ("decoder", "seed", "watch")}
     for name in _LATER:
@@ -162,7 +162,7 @@ def _decoder(model: Transformer, settings: Settings, early: float) -> Decoder:
         settings.get("decoder"),
         traits=model.traits,
         vocab=vocab,
-        defaults=model.defaults,
+        defaults=getattr(model, "defaults", {}),
         internal={"forbidden": tuple(forbidden), "no_end_before": early},
         **options,
     )
