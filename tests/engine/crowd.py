@@ -37,7 +37,7 @@ KINDS = [
 @cache
 def small(sees="all"):
     """A random model, sharp enough to be sure of something."""
-    shape = Shape(vocab_size=SIZE, width=32, depth=2, heads=4, kv_heads=2, hidden=48, max_length=LENGTH, qk_norm=True)
+    shape = Shape(vocab_size=SIZE, width=32, depth=2, heads=4, kv_heads=2, hidden=64, max_length=LENGTH, qk_norm=True)
     if sees == "all":
         traits = Traits(sees="all", reads=(1, 4, 16))
     else:

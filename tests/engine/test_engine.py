@@ -123,7 +123,7 @@ def test_those_that_begin_alike_read_it_once():
 
 
 def test_too_few_pages_cost_time_and_nothing_else():
-    engine = Engine(small(), rows=8, cache_positions=16 * 20)
+    engine = Engine(small(), rows=8, cache_positions=16 * 15)
     numbers = [n for n in NUMBERS if asked(n).decoder.window.caches][:14]
     ids = [engine.add(asked(number)) for number in numbers]
     found = drain(engine)

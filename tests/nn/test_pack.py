@@ -77,7 +77,7 @@ def test_gradients_take_the_rectangle(model):
 @pytest.mark.parametrize("attend", [Attend(kind="causal"), Attend(kind="blocks", block=4), Attend()])
 def test_to_the_bit_whatever_the_company(attend):
     """One row, alone and with others, over caches of unlike length: not a bit differs."""
-    shape = Shape(vocab_size=40, width=96, depth=2, heads=6, kv_heads=3, hidden=200, max_length=1100, qk_norm=True)
+    shape = Shape(vocab_size=40, width=96, depth=2, heads=6, kv_heads=3, hidden=224, max_length=1100, qk_norm=True)
     model = Transformer(shape, Vocab(size=40, mask=0), Traits(sees="blocks", block=4), seed=1).eval()
     draw = torch.Generator().manual_seed(4)
     with torch.inference_mode():
@@ -101,5 +101,5 @@ def test_to_the_bit_whatever_the_company(attend):
                     tokens, positions=positions, attend=attend, cache=cache, rows=torch.arange(len(spans))
                 )
                 found.append(model.head(read[:, :width].flatten(0, 1))[:width])
-            assert torch.equal(found[0], found[1])
-            assert torch.equal(found[0], found[2])
+            assert torch.equal(found[0], found[1]), (before, width)
+            assert torch.equal(found[0], found[2]), (before, width)

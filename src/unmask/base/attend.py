@@ -133,7 +133,8 @@ class Attend:
                 seen = (kp <= qp) | (qp >= self._start(b))
             case "given":
                 assert self.given is not None
-                seen = self.given[b, q, k]
+                last = self.given.shape[-1] - 1  # slots that it says nothing of are seen by nobody
+                seen = self.given[b, q.clamp(max=last), k.clamp(max=last)] & (k <= last)
         if self.window is not None:
             back = qp if self.start is None else qp.clamp(max=self._start(b))
             seen = seen & (kp > back - self.window)
