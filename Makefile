@@ -9,7 +9,8 @@ demo: $(VENV)/.installed
 	$(BIN)/unmask demo
 
 test: check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --ignore tests/engine/test_backends.py
+	$(BIN)/python -m pytest tests/engine/test_backends.py # of its own: see notes/log.md on OpenVINO and signals
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
