@@ -44,10 +44,11 @@ def lm(tokenizer):
 
 
 def test_a_text_is_written_canvas_by_canvas_and_cut(lm):
-    spent, widths = [], set()
+    spent, widths, lengths = [], set(), set()
 
     def watch(rows):
         spent.append(rows.num_forwards)
+        lengths.add(rows.engine.room.length)
         widths.add(int((rows.engine.canvas.length - rows.engine.canvas.origin)[0]))
 
     out = lm.generate("def add(", length=20, eos="keep", watch=watch)
@@ -55,6 +56,7 @@ def test_a_text_is_written_canvas_by_canvas_and_cut(lm):
     assert len(out.tokens) == len(out.logprobs) == 20
     assert out.stats.forwards == spent[-1] <= 3 * STEPS
     assert all(p <= 0 for p in out.logprobs)
+    assert lengths.pop() < lm.model.max_length  # room for this row, not for the longest there could be
     assert widths == {3 * BLOCK}  # the last canvas is a whole one, though four of its tokens are cut off
 
 

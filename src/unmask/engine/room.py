@@ -53,11 +53,13 @@ class Room:
         self.pool: Pool | None = None
         self.cache: Cache | None = None
         self.num_pages = 0
+        self.length = model.max_length
         if model.traits.clock:
             return
         like = model.cache(1, 1)
         if type(like) is not KVCache:  # it keeps more than keys and values: a place of its own for each row
-            self.cache = model.cache(2 * rows, model.max_length)
+            self.length = self.length if positions is None else min(self.length, positions // rows)
+            self.cache = model.cache(rows if model.traits.carries else 2 * rows, self.length)
             return
         page_bytes = 2 * like.k[:, 0, 0].numel() * like.k.element_size() * PAGE
         most = min(rows * pages_for(model.max_length), max(1, GIB // page_bytes))
@@ -72,6 +74,8 @@ class Room:
 
     def could_hold(self, length: int, *, twice: bool) -> None:
         """Raise TooLong for a row that has no room even if it is alone."""
+        if length > self.length:
+            raise TooLong(f"a row of {length} positions, and each has room for {self.length}; raise cache_positions")
         need = pages_for(length) * (2 if twice else 1)
         if self.pool is not None and need > self.num_pages:
             raise TooLong(

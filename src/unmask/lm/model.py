@@ -130,8 +130,8 @@ class LanguageModel:
 
         Args:
             prefix, suffix: text or ids; either may be empty.
-            length: positions of the gap; for (a, b) several lengths are tried in one batch, and the one whose tokens
-                were written with the highest mean log-probability is kept.
+            length: positions of the gap; for (a, b) several lengths are tried in one batch, and the one whose text
+                makes what stands behind the gap most likely is kept; see `unmask.decode.lengths`.
             n: texts.
             settings: see `unmask.lm.results.Settings`.
         Returns:
