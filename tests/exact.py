@@ -65,8 +65,8 @@ class KnownDenoiser(ABC):
 
     device = torch.device("cpu")
 
-    def cache(self, rows: int, length: int) -> TokenCache:
-        return TokenCache(rows, length)
+    def cache(self, rows: int, length: int, spare: int = 0) -> TokenCache:
+        return TokenCache(rows, length + spare)
 
     def read(
         self,
@@ -78,6 +78,7 @@ class KnownDenoiser(ABC):
         cache: TokenCache | None = None,
         rows: Tensor | None = None,
         keep: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> Tensor:
         """Logits (R, W, V + 1) as features."""
         self.calls, self.fed = self.calls + 1, self.fed + int((positions >= 0).sum())
@@ -85,10 +86,12 @@ class KnownDenoiser(ABC):
         if cache is None:
             queries, keys, held, at, there = here, here, tokens, positions, positions >= 0
         else:
-            queries, keys, held, at, there = self._with_cache(cache, tokens, positions, rows, keep)
+            queries, keys, held, at, there = self._with_cache(
+                cache, tokens, positions, positions if slots is None else slots, rows, keep
+            )
         seen = attend.allows(queries, keys) & there[:, None] & (held != self.vocab.mask)[:, None]
         evidence = torch.full((*positions.shape, self.max_length), UNKNOWN)
-        where = at.clamp(min=0)[:, None].expand_as(seen)
+        where = at.clamp(0, self.max_length - 1)[:, None].expand_as(seen)
         evidence.scatter_reduce_(2, where, torch.where(seen, held[:, None], UNKNOWN), "amax")
         target = (positions + (self.traits.speaks == "next")).clamp(0, self.max_length - 1)
         evidence.scatter_(2, target[..., None], UNKNOWN)
@@ -100,18 +103,25 @@ class KnownDenoiser(ABC):
         return features
 
     def _with_cache(
-        self, cache: TokenCache, tokens: Tensor, positions: Tensor, rows: Tensor | None, keep: Tensor | None
+        self,
+        cache: TokenCache,
+        tokens: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        rows: Tensor | None,
+        keep: Tensor | None,
     ) -> tuple[Tensor, ...]:
         rows = torch.arange(len(tokens)) if rows is None else rows
-        r, w = (positions >= 0).nonzero(as_tuple=True)
+        r, w = (slots >= 0).nonzero(as_tuple=True)
         held, there = cache.tokens[rows], cache.known[rows]
-        held[r, positions[r, w]], there[r, positions[r, w]] = tokens[r, w], True
+        at = torch.arange(held.shape[1]).repeat(len(held), 1)
+        at[r, slots[r, w]] = positions[r, w]
+        held[r, slots[r, w]], there[r, slots[r, w]] = tokens[r, w], True
         if keep is not None:
-            r, w = (keep & (positions >= 0)).nonzero(as_tuple=True)
-            cache.tokens[rows[r], positions[r, w]] = tokens[r, w]
-            cache.known[rows[r], positions[r, w]] = True
-        at = torch.arange(held.shape[1]).expand_as(held)
-        return positions.clamp(min=0), at, held, at, there
+            r, w = (keep & (slots >= 0)).nonzero(as_tuple=True)
+            cache.tokens[rows[r], slots[r, w]] = tokens[r, w]
+            cache.known[rows[r], slots[r, w]] = True
+        return slots.clamp(min=0), torch.arange(held.shape[1]).expand_as(held), held, at, there
 
 
 class ExactDenoiser(KnownDenoiser):

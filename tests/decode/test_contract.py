@@ -5,6 +5,7 @@ import torch
 
 from exact import RandomConditionals
 from unmask.base.canvas import Canvas
+from unmask.base.errors import Unsupported
 from unmask.base.step import Edit, State
 from unmask.base.vocab import Traits
 from unmask.decode import policies, windows
@@ -20,9 +21,23 @@ TRAITS = {
     "block": Traits(sees="blocks", block=4),
     "vicinity": Traits(sees="all"),
     "canvas": Traits(sees="context-then-canvas", block=4),
+    "many": Traits(sees="blocks", block=4),
+    "draft": Traits(sees="left", speaks="next"),
 }
 CHAINS = [*policies.TABLE, "threshold + edit", "quota + remask", "ancestral + remask", "ancestral + remask + edit"]
 FIRST = [c for c in CHAINS if c not in ("remask", "edit")]  # these two follow a policy that accepts
+REVISES = {"remask", "edit", "renoise", "wino"}
+
+
+def goes(window, chain):
+    """Whether a window and these policies go together."""
+    names = set(chain.split(" + "))
+    if window == "draft" or names == {"verify"}:
+        return window == "draft" and names == {"verify"}
+    return (window in ("whole", "block") or "wino" not in names) and (window != "many" or not names & REVISES)
+
+
+PAIRS = [(window, chain) for window in windows.TABLE for chain in FIRST if goes(window, chain)]
 SIZE, LENGTH = 5, 11
 ROWS = [
     ([1, 2, 0, 0, 0, 0, 0], [False, False, True, True, True, True, True]),
@@ -43,8 +58,7 @@ def write(window, chain, rows=ROWS, seeds=(7, 8, 9), **options):
     return model, canvas, traces, turns
 
 
-@pytest.mark.parametrize("window", windows.TABLE)
-@pytest.mark.parametrize("chain", FIRST)
+@pytest.mark.parametrize(("window", "chain"), PAIRS)
 class TestEveryDecoder:
     def test_ends_with_everything_written_and_no_mask(self, window, chain):
         _, canvas, _, _ = write(window, chain)
@@ -84,7 +98,7 @@ class TestEveryDecoder:
             assert all(c.log_prob <= 1e-9 for c in traces[b])
 
     def test_a_budget_of_steps_holds(self, window, chain):
-        budget = {} if window == "next" else {"steps": 3}  # a window of one position has none
+        budget = {} if window in ("next", "draft") else {"steps": 3}  # where each forward gives one token at least
         _, canvas, _, _ = write(window, chain, **budget)
         most = {
             "next": max(sum(is_open) for _, is_open in ROWS),
@@ -92,9 +106,22 @@ class TestEveryDecoder:
             "block": 3 * 3,
             "vicinity": 3,
             "canvas": 3 * 3,
+            "many": 3 * 3,
+            "draft": 2 * max(sum(is_open) for _, is_open in ROWS),
         }[window]
         rounds = 16 * (3 if window == "block" else 1) if "edit" in chain else 0
         assert int(canvas.forwards.max()) <= most + rounds
+
+
+@pytest.mark.parametrize("window", windows.TABLE)
+@pytest.mark.parametrize("chain", FIRST)
+def test_what_does_not_go_together_is_refused(window, chain):
+    traits, vocab = TRAITS[window], RandomConditionals(SIZE, LENGTH).vocab
+    if goes(window, chain):
+        build(f"{window} x {chain}", traits=traits, vocab=vocab)
+    else:
+        with pytest.raises(Unsupported, match=r"go with|needs|stays"):
+            build(f"{window} x {chain}", traits=traits, vocab=vocab)
 
 
 def test_cached_blocks_equal_full_forwards():

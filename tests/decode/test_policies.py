@@ -24,17 +24,21 @@ def plan_of(states, left=0, steps=1, standing=None):
         rows=one * 0,
         positions=at,
         tokens=at * 0,
+        slots=at,
         keep=at < 0,
         attend=Attend(),
         targets=at,
         state=state,
         standing=at * 0 if standing is None else torch.tensor([standing]),
         last=at * 0 - 1,
+        source=at,
+        turn=one[:, None].expand_as(at),
         t=(left + 1) / steps * one.double(),
         s=left / steps * one.double(),
         left=left * one,
+        due=one > 0,
+        took=one * 0 - 1,
         seed=one,
-        turn=one,
         idle=one * 0,
         end=one * n,
     )
@@ -258,7 +262,7 @@ def test_every_option_belongs_to_something():
     from unmask.decode import windows
 
     parts = [*windows.TABLE.values(), *policies.TABLE.values(), Sampling]
-    assert set(OPTIONS) == ({f.name for part in parts for f in fields(part)} & set(OPTIONS)) | {"guidance"}
+    assert set(OPTIONS) == ({f.name for part in parts for f in fields(part)} & set(OPTIONS)) | {"guidance", "lookahead"}
 
 
 class TestDrawing:

@@ -31,6 +31,14 @@ KINDS = [
     ("fast-dllm-dual", {"block": 8, "threshold": 0.3}),
     ("fast-dllm-prefix", {"block": 4, "threshold": 0.25}),
     ("remdm", {"steps": 7}),
+    ("self-speculative", {"block": 3}),
+    ("self-speculative", {"block": 6, "temperature": 0.8, "guidance": 0.5}),
+    ("d2f", {"block": 4, "threshold": 0.3, "blocks": 3}),
+    ("many x quota", {"block": 4, "steps": 2, "begin": 0.5, "press": 0.5}),
+    ("wino", {"threshold": 0.25, "doubt": 0.2, "block": 8}),
+    ("block x wino", {"threshold": 0.25, "doubt": 0.2, "block": 16}),
+    ("llada", {"steps": 20, "block": 8, "lookahead": 2}),
+    ("block x ancestral", {"block": 16, "temperature": 1.0, "lookahead": 3}),
 ]
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.base import seeds
-from unmask.base.step import Edit, Plan, State
+from unmask.base.step import Edit, Plan, Proposal, State
 
 
 class Canvas:
@@ -31,12 +31,14 @@ class Canvas:
         turn: (B,) steps taken in all; they key the row's noise.
         forwards: (B,) those of them for which the network was asked.
         idle: (B,) forwards that the present region has had with nothing OPEN in it.
+        took: (B,) open positions that the present region's last step took; -1 before its first.
         eos: the end of text, as it is written down.
         ends: all ids that end a text, `eos` among them; whichever of them ends a row is written down as `eos`, so that
             readers of a canvas know one end of text.
         stops: (B,) bool, whether an end of text ends the row.
         seed: (B,) int64, what all noise of a row is keyed by.
-        best: (B, L) what the model held for the best token at its last look; -1 where it has not looked.
+        best, top: (B, L) what the model held for the best token at its last look, -1 where it has not looked, and the
+            float64 nats that it gave it.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class Canvas:
         self.turn = torch.zeros_like(self.length)
         self.forwards = torch.zeros_like(self.length)
         self.idle = torch.zeros_like(self.length)
+        self.took = torch.full_like(self.length, -1)
         self.eos = eos
         self.ends: tuple[int, ...] = () if eos is None else (eos,)
         self.stops = torch.zeros_like(self.length, dtype=torch.bool) if stops is None else stops
         self.best = torch.full_like(self.tokens, -1)
+        self.top = torch.full_like(self.tokens, -torch.inf, dtype=torch.float64)
         self.seed = torch.zeros_like(self.length) if seed is None else seed
 
     @classmethod
@@ -99,11 +103,12 @@ class Canvas:
         """Let the only row of another canvas stand in a row of this one, whoever stood there before."""
         if (more := other.tokens.shape[1] - self.tokens.shape[1]) > 0:
             self.tokens, self.best = F.pad(self.tokens, (0, more)), F.pad(self.best, (0, more), value=-1)
+            self.top = F.pad(self.top, (0, more), value=-torch.inf)
             self.state = F.pad(self.state, (0, more), value=int(State.ABSENT))
         self.state[row] = State.ABSENT
-        for name in ("tokens", "state", "best"):
+        for name in ("tokens", "state", "best", "top"):
             getattr(self, name)[row, : other.tokens.shape[1]] = getattr(other, name)[0]
-        for name in ("length", "origin", "sealed", "step", "turn", "forwards", "idle", "stops", "seed"):
+        for name in ("length", "origin", "sealed", "step", "turn", "forwards", "idle", "took", "stops", "seed"):
             getattr(self, name)[row] = getattr(other, name)[0]
 
     @property
@@ -127,11 +132,11 @@ class Canvas:
         drawn = (seeds.uniform(seeds.key(self.seed[:, None], "open", at)) * size).long()
         self.tokens = torch.where(self.open, drawn, self.tokens)
 
-    def apply(self, plan: Plan, edit: Edit, best: Tensor | None = None, spared: Tensor | None = None) -> None:
+    def apply(self, plan: Plan, edit: Edit, offer: Proposal | None = None, spared: Tensor | None = None) -> None:
         """Write one step down. FIXED and ABSENT positions never change, whatever the edit says.
 
-        `best` (R, T) is what the model holds for the best token of each target, for the next plan to know; `spared`
-        (R,) bool are rows for which no network was asked.
+        `offer` is what the model holds of each target, for the next plan to know; `spared` (R,) bool are rows for which
+        no network was asked.
         """
         rows = plan.rows
         tokens, state = self.tokens[rows], self.state[rows]
@@ -140,9 +145,11 @@ class Canvas:
         tokens[r, plan.targets[r, i]] = edit.tokens[r, i]
         state[r, plan.targets[r, i]] = edit.state[r, i]
         self.tokens[rows], self.state[rows] = tokens, state
-        if best is not None:
-            self.best[rows[r], plan.targets[r, i]] = best[r, i]
-        self.turn[rows] += 1
+        if offer is not None:
+            self.best[rows[r], plan.targets[r, i]] = offer.best[r, i]
+            self.top[rows[r], plan.targets[r, i]] = offer.top[r, i]
+        self.took[rows] = ((plan.state == State.OPEN) & (edit.state == State.DONE)).sum(1)
+        self.turn[rows] += edit.steps
         self.forwards[rows] += 1 if spared is None else (~spared).long()
         self._end_at_eos(rows[edit.settled])
         self._seal(plan, edit)
@@ -156,7 +163,8 @@ class Canvas:
         first = self._first_open()[rows]
         settled = (first >= plan.end) & edit.settled
         self.sealed[rows] = torch.where(settled, first, self.sealed[rows])
-        self.step[rows] = torch.where(settled, 0, self.step[rows] + 1)
+        self.step[rows] = torch.where(settled, 0, self.step[rows] + edit.steps)
+        self.took[rows] = self.took[rows].masked_fill(settled, -1)
         self.idle[rows] = torch.where(settled | (plan.state == State.OPEN).any(1), 0, self.idle[rows] + 1)
 
     def _end_at_eos(self, rows: Tensor) -> None:

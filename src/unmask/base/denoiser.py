@@ -44,8 +44,8 @@ class Denoiser(Protocol):
         """Where its inputs have to be."""
         ...
 
-    def cache(self, rows: int, length: int) -> Cache:
-        """An empty cache for rows of `length` positions."""
+    def cache(self, rows: int, length: int, spare: int = 0) -> Cache:
+        """An empty cache for rows of `length` positions, and `spare` slots behind them for shadows."""
         ...
 
     def read(
@@ -58,6 +58,7 @@ class Denoiser(Protocol):
         cache: Cache | None = None,
         rows: Tensor | None = None,
         keep: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> Tensor:
         """Features of every position fed.
 
@@ -66,6 +67,7 @@ class Denoiser(Protocol):
             attend: over slots: the place in the row of W, or the canvas position where a cache is given.
             t: (R,) time, for networks with a clock.
             cache, rows, keep: the cache, which of its rows these are (R,), and which positions (R, W) stay in it.
+            slots: (R, W) where they stand in the cache; None is at their positions.
         Returns:
             (R, W, D).
         """

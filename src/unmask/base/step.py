@@ -35,17 +35,22 @@ class Plan:
 
     Args:
         rows: (R,) rows of the canvas that take part.
-        positions: (R, W) canvas positions fed, in rising order; -1 at the end of rows that feed fewer.
+        positions: (R, W) canvas positions fed: a run of them, then those that shadows stand for; -1 where nothing is.
         tokens: (R, W) the tokens fed there.
+        slots: (R, W) where they stand in the row: at their positions, shadows behind the text.
         keep: (R, W) bool, whose keys and values are kept: final ones, or stale ones where the window is approximate.
         attend: who may see whom, for these rows.
         targets: (R, T) canvas positions that an offer is asked for; -1 at the end of rows that ask for fewer.
         state: (R, T) uint8, what each target is now.
         standing: (R, T) the token that stands there now.
         last: (R, T) the token that the model held for the best one at the last look; -1 where there was none.
+        source: (R, T) which of the W speaks of each target.
+        turn: (R, T) what counts the noise of each target: the steps that the row had taken before the one that decides.
         t, s: (R,) float64 noise level now and after this step, 1 noise, 0 clean.
         left: (R,) steps of the region's budget that are left after this one; negative once it is overdrawn.
-        seed, turn: (R,) key of the row's noise, and the steps it has taken so far, which count the noise.
+        due: (R,) bool, whether the step has to take something; where not, it may wait for surer offers.
+        took: (R,) open targets that the region's last step took; -1 at its first.
+        seed: (R,) key of the row's noise.
         idle: (R,) forwards that the region has had with nothing OPEN in it.
         end: (R,) end of the region (exclusive) that is sealed once it has no OPEN position.
     """
@@ -53,17 +58,21 @@ class Plan:
     rows: Tensor
     positions: Tensor
     tokens: Tensor
+    slots: Tensor
     keep: Tensor
     attend: Attend
     targets: Tensor
     state: Tensor
     standing: Tensor
     last: Tensor
+    source: Tensor
+    turn: Tensor
     t: Tensor
     s: Tensor
     left: Tensor
+    due: Tensor
+    took: Tensor
     seed: Tensor
-    turn: Tensor
     idle: Tensor
     end: Tensor
 
@@ -85,7 +94,7 @@ class Plan:
         return cls(attend=Attend.join([(plan.attend, len(plan.rows)) for plan in plans]), **joined)
 
 
-_FILLERS = {"positions": NOBODY, "targets": NOBODY, "state": int(State.ABSENT), "last": -1}
+_FILLERS = {"positions": NOBODY, "slots": NOBODY, "targets": NOBODY, "state": int(State.ABSENT), "last": -1}
 
 
 def _even(columns: list[Tensor], filler: int) -> list[Tensor]:
@@ -135,11 +144,13 @@ class Edit:
     """What changes: token and state of every target after this step.
 
     `settled` (R,) says whether a region without OPEN positions may be sealed; a policy that still revises says False.
+    `steps` (R,) are those that this one stands for: more than one where guessed steps turned out right.
     """
 
     tokens: Tensor
     state: Tensor
     settled: Tensor
+    steps: Tensor
 
     @classmethod
     def join(cls, edits: Sequence[Self]) -> Self:
@@ -149,7 +160,8 @@ class Edit:
     @classmethod
     def nothing(cls, plan: Plan) -> Self:
         """The edit that leaves everything as it stands."""
-        return cls(tokens=plan.standing, state=plan.state, settled=torch.ones_like(plan.rows, dtype=torch.bool))
+        one = torch.ones_like(plan.rows)
+        return cls(tokens=plan.standing, state=plan.state, settled=one.bool(), steps=one)
 
     def accept(self, where: Tensor, tokens: Tensor) -> Self:
         """Write `tokens` where `where`; those positions are DONE."""
@@ -161,3 +173,12 @@ class Edit:
         tokens = torch.as_tensor(tokens, dtype=self.tokens.dtype, device=self.tokens.device)
         state = self.state.masked_fill(where, State.OPEN)
         return replace(self, tokens=torch.where(where, tokens, self.tokens), state=state)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of the loop: what was looked at, what was offered, what was written."""
+
+    plan: Plan
+    offer: Proposal
+    edit: Edit

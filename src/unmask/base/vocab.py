@@ -63,3 +63,8 @@ class Traits:
     schedule: Literal["log-linear", "linear", "cosine", "geometric"] = "log-linear"
     sigmas: tuple[float, ...] = ()
     carries: bool = False
+
+    @property
+    def unit(self) -> int:
+        """Positions of a block where none are asked for: the model's own, or the most that it also reads; 0 is none."""
+        return self.block or max(self.reads, default=0)

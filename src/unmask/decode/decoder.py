@@ -5,13 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from unmask.base.errors import BadInput, UnknownName
-from unmask.base.step import Edit, Plan, Proposal
+from torch import Tensor
+
+from unmask.base.canvas import Canvas
+from unmask.base.denoiser import Cache
+from unmask.base.errors import BadInput, UnknownName, Unsupported
+from unmask.base.step import Edit, Plan, Proposal, Turn
 from unmask.base.vocab import Traits, Vocab
-from unmask.decode import policies, windows
+from unmask.decode import ahead, policies, windows
 from unmask.decode.options import OPTIONS, check
+from unmask.decode.parts import merged
 from unmask.decode.presets import PRESETS, Preset
 from unmask.decode.propose import Sampling
+from unmask.decode.windows.shadows import spare
 
 _COMMITS = {"threshold": "threshold", "factor": "factor", "steps": "quota"}
 """Which policy an option selects, in order of precedence, where the decoder takes the surest offers first."""
@@ -25,6 +31,8 @@ class Decoder:
     policies: tuple[policies.Policy, ...]
     sampling: Sampling
     guidance: float = 0.0
+    lookahead: int = 0
+    ends: tuple[int, ...] = ()
 
     @property
     def revises(self) -> bool:
@@ -36,12 +44,35 @@ class Decoder:
 
         `origin` is its first open position.
         """
-        block = getattr(self.window, "block", None) or traits.block
+        block = getattr(self.window, "block", None) or traits.unit
         start = origin % block if block and isinstance(self.window, windows.Canvases) else 0
         return start + -(-(length - start) // block) * block if self.window.pads and block else length
 
+    def spare(self, traits: Traits) -> int:
+        """Slots of a cache behind the last position of a row that shadows may take."""
+        texts = self.lookahead + int(getattr(self.window, "shadows", False))
+        block = getattr(self.window, "block", None) or traits.unit
+        return spare(texts, block + 1) if self.window.caches and texts else 0
+
+    def look(self, canvas: Canvas, traits: Traits, cache: Cache | None, rows: Tensor | None = None) -> Plan:
+        """What the next forward of some rows (R,) looks at; None is all that are not done."""
+        plan = self.window(canvas, traits, cache, rows)
+        if not self.lookahead:
+            return plan
+        whole, shift = self.window.guessed == "row", int(traits.speaks == "next")  # type: ignore[attr-defined]
+        return ahead.guess(plan, canvas, self.policy, self.lookahead, whole=whole, shift=shift)
+
+    def decide(self, offer: Proposal, plan: Plan) -> Turn:
+        """What is made of an offer; the plan and the offer of a turn are of the text as it stands."""
+        if self.lookahead:
+            return ahead.decide(offer, plan, self.policy, self.lookahead, self.ends)
+        if isinstance(self.window, windows.Many):
+            parts = self.window.apart(plan)
+            return Turn(plan, offer, merged(parts, self.policy(parts.offer(offer), parts.plan(plan)), plan))
+        return Turn(plan, offer, self.policy(offer, plan))
+
     def policy(self, offer: Proposal, plan: Plan) -> Edit:
-        """What all policies make of an offer."""
+        """What all policies make of an offer for one text a row."""
         edit = Edit.nothing(plan)
         for policy in self.policies:
             edit = policy(offer, plan, edit)
@@ -84,7 +115,7 @@ def build(
         chosen = next((policy for option, policy in _COMMITS.items() if option in given), chain[0])
         chain[0] = chosen
     parts = [windows.TABLE[preset.window], *(policies.TABLE[p] for p in chain), Sampling]
-    takes = {f.name for part in parts for f in fields(part)} & set(OPTIONS) | {"guidance"}
+    takes = {f.name for part in parts for f in fields(part)} & set(OPTIONS) | {"guidance", "lookahead"}
     useless = sorted(set(given) - takes)
     if useless:
         what = f"{preset.window} x {' + '.join(chain)}"
@@ -95,6 +126,7 @@ def build(
         "size": vocab.size,
         "ends": vocab.ends,
         "traits": traits,
+        "shadows": any(getattr(part, "shadows", False) is True for part in parts[1:]),
         **(internal or {}),
         **values,
     }
@@ -104,9 +136,33 @@ def build(
 
     window, *chain_made, sampling = (make(part) for part in parts)
     window.check(traits)
-    return Decoder(
-        window=window, policies=tuple(chain_made), sampling=sampling, guidance=float(values.get("guidance") or 0.0)
+    decoder = Decoder(
+        window=window,
+        policies=tuple(chain_made),
+        sampling=sampling,
+        guidance=float(values.get("guidance") or 0.0),
+        lookahead=int(values.get("lookahead") or 0),
+        ends=vocab.ends,
     )
+    _fits(decoder, f"{preset.window} x {' + '.join(chain)}", traits)
+    return decoder
+
+
+def _fits(decoder: Decoder, name: str, traits: Traits) -> None:
+    """Raise Unsupported for parts that don't go together."""
+    window, chain = decoder.window, decoder.policies
+    drafts = isinstance(window, windows.Draft)
+    if drafts != any(isinstance(policy, policies.Verify) for policy in chain) or (drafts and len(chain) > 1):
+        raise Unsupported(f"the window draft and the policy verify only go with each other, not {name}")
+    if any(getattr(policy, "shadows", False) for policy in chain) and not getattr(window, "shadows", False):
+        raise Unsupported(f"the policy wino needs the window whole or block, not {name}")
+    if isinstance(window, windows.Many) and decoder.revises:
+        raise Unsupported(f"a block is begun behind text that stays, so {name} can't take tokens back")
+    if decoder.lookahead and (decoder.revises or traits.clock or not hasattr(window, "guessed")):
+        raise Unsupported(
+            f"steps are guessed for the windows whole and block, policies that take nothing back and networks without "
+            f"a clock, not for {name}; leave lookahead out"
+        )
 
 
 def _preset(name: str) -> Preset:

@@ -51,9 +51,9 @@ class Guided:
         """Where its inputs have to be."""
         return self.model.device
 
-    def cache(self, rows: int, length: int) -> Cache:
+    def cache(self, rows: int, length: int, spare: int = 0) -> Cache:
         """A cache for both halves: rows 0 to B-1 as they are, rows B to 2B-1 without the prompt."""
-        return self.model.cache(2 * rows, length)
+        return self.model.cache(2 * rows, length, spare)
 
     def read(
         self,
@@ -65,6 +65,7 @@ class Guided:
         cache: Cache | None = None,
         rows: Tensor | None = None,
         keep: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> Tensor:
         """Features (R, W, 2D + 1): with the prompt, without it, and the weight."""
         every = torch.arange(len(tokens), device=tokens.device)
@@ -83,6 +84,7 @@ class Guided:
             cache=cache,
             rows=torch.cat([rows, rows[guided] + len(self.prompt)]),
             keep=None if keep is None else keep[both],
+            slots=None if slots is None else slots[both],
         )
         given, free = features[: len(tokens)], features[len(tokens) :]
         weights = weight.to(features.dtype)[:, :, None].expand(*given.shape[:2], 1)

@@ -4,27 +4,17 @@ It does not know text, requests or files.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput
-from unmask.base.step import Edit, Plan, Proposal, State
+from unmask.base.step import State, Turn
 from unmask.decode.decoder import Decoder
 from unmask.decode.guidance import Guided
 from unmask.decode.memory import Remembering
 from unmask.decode.propose import propose
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One turn of the loop: what was looked at, what was offered, what was written."""
-
-    plan: Plan
-    offer: Proposal
-    edit: Edit
 
 
 @torch.inference_mode()
@@ -44,7 +34,7 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]
         raise BadInput("a model that reads left to right needs a token to start from; give a prompt")
     num_rows, length = canvas.tokens.shape
     halves = 2 if decoder.guidance else 1
-    cache = model.cache(halves * num_rows, length) if decoder.window.caches else None
+    cache = model.cache(halves * num_rows, length, decoder.spare(model.traits)) if decoder.window.caches else None
     memory = Remembering(model, halves * num_rows) if cache is None and not model.traits.clock else None
     model = model if memory is None else memory
     if decoder.guidance:
@@ -52,8 +42,8 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]
     if model.traits.noise == "uniform":
         canvas.noise(model.vocab.size)
     while not bool(canvas.done.all()):
-        plan = decoder.window(canvas, model.traits, cache)
+        plan = decoder.look(canvas, model.traits, cache)
         offer = propose(model, plan, decoder.sampling, cache=cache, revise=decoder.revises)
-        edit = decoder.policy(offer, plan)
-        canvas.apply(plan, edit, offer.best, None if memory is None else memory.spared[: len(plan.rows)])
-        yield Turn(plan, offer, edit)
+        turn = decoder.decide(offer, plan)
+        canvas.apply(turn.plan, turn.edit, turn.offer, None if memory is None else memory.spared[: len(plan.rows)])
+        yield turn

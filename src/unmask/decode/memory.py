@@ -56,6 +56,7 @@ class Remembering:
         cache: Cache | None = None,
         rows: Tensor | None = None,
         keep: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> Tensor:
         """Features (R, W, D), of rows that changed since they were last read from the network."""
         assert cache is None

@@ -40,6 +40,17 @@ OPTIONS: dict[str, Option] = {
         float, lambda v: v >= 0, "0 or more nats", "mean entropy below which text that holds still is done"
     ),
     "rounds": Option(int, lambda v: v >= 0, "a whole number from 0", "forwards for editing once all is written"),
+    "doubt": Option(
+        float, lambda v: 0 <= v <= 1, "between 0 and 1", "probability below which a written token is taken back"
+    ),
+    "blocks": Option(int, lambda v: v >= 1, "a whole number from 1", "blocks that are written at the same time"),
+    "begin": Option(float, lambda v: 0 <= v <= 1, "between 0 and 1", "share of a block that the next one waits for"),
+    "press": Option(
+        float, lambda v: 0 <= v <= 1, "between 0 and 1", "share of a block from which the next one has to go on"
+    ),
+    "lookahead": Option(
+        int, lambda v: v >= 0, "a whole number from 0", "steps that are guessed and checked in the same forward"
+    ),
     "eta": Option(float, lambda v: 0 <= v <= 1, "between 0 and 1", "strength of remasking"),
     "leap": _named(("euler", "analytic"), "whether a step along a score keeps its first rates or integrates them"),
     "remask": _named(("cap", "rescale"), "how the strength of remasking is meant"),

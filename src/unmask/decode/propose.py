@@ -1,7 +1,7 @@
 """From a plan to an offer: one forward, then a candidate token for every target that may change.
 
-Here, and only here, logits are shifted for models that speak of the next token, ratios become probabilities, the mask
-is taken out of the vocabulary, and a token is drawn. Logits exist for asked targets alone, a chunk of rows at a time.
+Here, and only here, ratios become probabilities, the mask is taken out of the vocabulary, and a token is drawn. Logits
+exist for asked targets alone, a chunk of rows at a time.
 """
 
 from collections.abc import Iterator
@@ -86,9 +86,10 @@ def propose(
         cache=cache,
         rows=plan.rows,
         keep=plan.keep,
+        slots=None if cache is None else plan.slots,
     )
     r, i = asked.nonzero(as_tuple=True)
-    source = _row_about(plan, r, plan.targets[r, i], shift=model.traits.speaks == "next")
+    source = plan.source[r, i]
     cool, warm = (column(knob, plan.rows)[:, 0] for knob in (sampling.t_min, sampling.t_max))
     heat = cool + (warm - cool) * plan.t
     offer = {
@@ -108,19 +109,13 @@ def propose(
             offer["mass"][rr, ii] = _mass(logits, model, t[rr])
         logits /= heat[rr, None]
         _forbid(logits, model.vocab, sampling, plan.targets[rr, ii], plan.rows[rr])
-        key = seeds.key(plan.seed[rr], "token", plan.turn[rr], plan.targets[rr, ii])
+        key = seeds.key(plan.seed[rr], "token", plan.turn[rr, ii], plan.targets[rr, ii])
         if model.traits.carries and cache is not None:
             cast(Carrier, model).carry(logits, cache=cache, rows=plan.rows[rr], positions=plan.targets[rr, ii])
         drawn = _draw(logits, sampling, rows=plan.rows[rr], key=key, now=plan.standing[rr, ii])
         for name, values in drawn.items():
             offer[name][rr, ii] = values
     return Proposal(asked=asked, is_open=asked & (plan.state == State.OPEN), **offer)
-
-
-def _row_about(plan: Plan, r: Tensor, position: Tensor, *, shift: bool) -> Tensor:
-    """Which fed slot of row r has the logits about a position; position 0 has no predecessor and reuses its own row."""
-    wanted = (position - int(shift)).clamp(min=0)
-    return wanted - plan.positions[r, 0]  # windows feed a run of neighbouring positions
 
 
 def _mass(logits: Tensor, model: Denoiser, t: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 
 from unmask.base.canvas import Canvas
-from unmask.base.step import State
-from unmask.decode.loop import Turn
+from unmask.base.step import State, Turn
 
 Kind = Literal["commit", "reopen", "edit"]
 
@@ -62,9 +61,12 @@ def record(traces: Mapping[int, Trace], canvas: Canvas, turn: Turn) -> None:
     written = (edit.tokens != plan.standing) & (edit.state != State.OPEN)  # what an open position holds is no text
     touched = offer.asked & (written | (edit.state != plan.state))
     r, i = touched.nonzero(as_tuple=True)
+    if int(edit.steps.max()) > 1:  # several steps at once are told in their order
+        order = plan.turn[r, i].argsort(stable=True)
+        r, i = r[order], i[order]
     columns = (
         plan.rows[r],
-        plan.turn[r],
+        plan.turn[r, i],
         plan.targets[r, i],
         edit.tokens[r, i],
         plan.state[r, i],

@@ -40,14 +40,16 @@ def share_out(widths: Sequence[int], unread: Sequence[int], units: Sequence[int]
 
 def cut(plan: Plan, shares: Tensor) -> Plan:
     """The plan in which rows feed only their first positions, (R,); those that don't feed all ask about nothing."""
-    width = int(shares.max())
-    fed = torch.arange(width, device=shares.device) < shares[:, None]
     waits = (shares < (plan.positions >= 0).sum(1))[:, None]
+    fed = (torch.arange(plan.positions.shape[1], device=shares.device) < shares[:, None]) | ~waits
+    positions = plan.positions.masked_fill(~fed, NOBODY)
+    width = int((positions >= 0).any(0).nonzero()[-1]) + 1
     return replace(
         plan,
-        positions=plan.positions[:, :width].masked_fill(~fed, NOBODY),
+        positions=positions[:, :width],
         tokens=plan.tokens[:, :width],
-        keep=plan.keep[:, :width] & fed,
+        slots=plan.slots.masked_fill(~fed, NOBODY)[:, :width],
+        keep=(plan.keep & fed)[:, :width],
         targets=plan.targets.masked_fill(waits, NOBODY),
         state=plan.state.masked_fill(waits, State.ABSENT),
     )
@@ -61,6 +63,7 @@ def widen(plan: Plan) -> Plan:
         plan,
         positions=F.pad(plan.positions, more, value=NOBODY),
         tokens=F.pad(plan.tokens, more),
+        slots=F.pad(plan.slots, more, value=NOBODY),
         keep=F.pad(plan.keep, more),
     )
 
@@ -68,7 +71,7 @@ def widen(plan: Plan) -> Plan:
 def block_of(plan: Plan) -> list[int]:
     """Positions of the blocks under which each row is read; 0 where what is kept is not exact, or not blockwise."""
     kind, rows = plan.attend.kind, len(plan.rows)
-    if kind == "causal":
+    if kind in ("causal", "canvas"):  # what is kept of a canvas' row is the causal context before it
         return [1] * rows
     if kind != "blocks":
         return [0] * rows

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Cache
-from unmask.base.step import Edit, Plan, Proposal
+from unmask.base.step import Plan, Proposal, Turn
 from unmask.base.vocab import Traits
 from unmask.decode.decoder import Decoder
 
 
 def kind(decoder: Decoder) -> Hashable:
     """What decoders have in common that may be decided about together."""
-    return tuple((type(part), _settings(part)) for part in (decoder.window, *decoder.policies))
+    parts = tuple((type(part), _settings(part)) for part in (decoder.window, *decoder.policies))
+    return decoder.lookahead, decoder.ends, parts
 
 
 class Board:
@@ -71,11 +72,11 @@ class Crowd:
 
     def plan(self, canvas: Canvas, traits: Traits, cache: Cache | None, rows: list[int]) -> Plan:
         """What the next forward of some of its rows looks at."""
-        return self.decoder.window(canvas, traits, cache, torch.tensor(rows, device=canvas.tokens.device))
+        return self.decoder.look(canvas, traits, cache, torch.tensor(rows, device=canvas.tokens.device))
 
-    def decide(self, offer: Proposal, plan: Plan) -> Edit:
+    def decide(self, offer: Proposal, plan: Plan) -> Turn:
         """What its policies make of an offer."""
-        return self.decoder.policy(offer, plan)
+        return self.decoder.decide(offer, plan)
 
 
 def _knobs(part: type) -> dict[str, bool]:

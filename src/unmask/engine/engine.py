@@ -17,7 +17,6 @@ from unmask.base.denoiser import Cache, Denoiser
 from unmask.base.errors import BadInput, RequestFailed, TooLong, UnmaskError, Unsupported
 from unmask.base.step import Plan, Proposal, State
 from unmask.decode import guidance
-from unmask.decode.loop import Turn
 from unmask.decode.memory import Remembering
 from unmask.decode.propose import propose
 from unmask.decode.reading import Reading
@@ -130,7 +129,7 @@ class Engine:
         if decoder.window.caches and self.room.cache is None:
             raise Unsupported("this network takes a time, so no keys and values are final; use the window 'whole'")
         if decoder.window.caches:
-            self.room.could_hold(canvas.tokens.shape[1], twice=bool(decoder.guidance))
+            self.room.could_hold(canvas.tokens.shape[1], decoder.spare(model.traits), twice=bool(decoder.guidance))
         if self._sampling is None:
             self._sampling = Board(decoder.sampling, self.num_rows, model.device)
         if decoder.sampling.forbidden != self._sampling.part.forbidden:
@@ -153,6 +152,7 @@ class Engine:
             return False
         self._leave(live)
         self.stats.cancelled += 1
+        self._gauge()
         return True
 
     @torch.inference_mode()
@@ -218,9 +218,13 @@ class Engine:
         widths, blocks = (plan.positions >= 0).sum(1).tolist(), block_of(plan)
         unread = [count if block else 0 for count, block in zip(plan.keep.sum(1).tolist(), blocks, strict=True)]
         shares = share_out(widths, unread, [block or 1 for block in blocks], self.positions)
-        first, taken, gone = plan.positions[:, 0].tolist(), [], set[int]()
-        for i, live in enumerate(lives):
-            if shares[i] and live.row not in gone and (not caches or self._seat(live, first[i] + shares[i], gone)):
+        reach = plan.slots.amax(1) + 1
+        ends = torch.where(
+            _index(plan, shares) < _index(plan, widths), plan.positions[:, 0] + _index(plan, shares), reach
+        )
+        taken, gone = [], set[int]()
+        for i, (live, end) in enumerate(zip(lives, ends.tolist(), strict=True)):
+            if shares[i] and live.row not in gone and (not caches or self._seat(live, end, gone)):
                 taken.append(i)
         chosen = plan if len(taken) == len(lives) else plan.take(_index(plan, taken))
         if any(shares[i] < widths[i] for i in taken):
@@ -285,9 +289,9 @@ class Engine:
             if some:
                 these = _index(plan, some)
                 part, offered = plan.take(these), offer.take(these)
-                edit = crowd.decide(offered, part)
-                self.canvas.apply(part, edit, offered.best, spared[these])
-                record(traces, self.canvas, Turn(part, offered, edit))
+                turn = crowd.decide(offered, part)
+                self.canvas.apply(turn.plan, turn.edit, turn.offer, spared[these])
+                record(traces, self.canvas, turn)
         self._settle([live for live, bad in zip(lives, no_number, strict=True) if not bad], caches=caches)
 
     def _propose(self, plan: Plan, *, caches: bool) -> Proposal:
@@ -300,7 +304,8 @@ class Engine:
 
     def _settle(self, lives: Sequence[Live], *, caches: bool) -> None:
         """Rows that need not go on are ended, and what was read can be found by others."""
-        held = self.room.cache.held.tolist() if caches and self.room.cache is not None else []
+        cache = self.room.cache if caches else None  # a draft that was read is not text yet
+        held = [] if cache is None else torch.minimum(cache.held[: self.num_rows], self.canvas.sealed).tolist()
         for live in lives:
             assert live.reading is not None
             if live.request.stops and live.reading.stopped(live.request.stops):

@@ -18,6 +18,8 @@ from unmask.engine.pages import PAGE, Chain, Pages, Pool, pages_for
 from unmask.nn.cache import KVCache
 
 GIB = 1 << 30
+SPARE = 1024
+"""Slots behind the longest row, for what travels beside the text; they cost memory only where pages lie in them."""
 
 
 @dataclass(slots=True)
@@ -65,18 +67,20 @@ class Room:
         most = min(rows * pages_for(model.max_length), max(1, GIB // page_bytes))
         num = most if positions is None else pages_for(positions)
         self.pool, self.num_pages = Pool(num + 1), num
-        self.cache = Pages(like, rows=2 * rows, length=model.max_length, num_pages=num + 1)
+        self.cache = Pages(like, rows=2 * rows, length=model.max_length + SPARE, num_pages=num + 1)
 
     @property
     def num_held(self) -> int:
         """Pages that rows hold."""
         return 0 if self.pool is None else self.num_pages - self.pool.num_free
 
-    def could_hold(self, length: int, *, twice: bool) -> None:
-        """Raise TooLong for a row that has no room even if it is alone."""
+    def could_hold(self, length: int, spare: int, *, twice: bool) -> None:
+        """Raise TooLong for a row, with slots to spare behind it, that has no room even if it is alone."""
         if length > self.length:
             raise TooLong(f"a row of {length} positions, and each has room for {self.length}; raise cache_positions")
-        need = pages_for(length) * (2 if twice else 1)
+        if spare > SPARE:
+            raise TooLong(f"{spare} slots beside a row are asked for, and there are {SPARE}; lower block or lookahead")
+        need = pages_for(length + spare) * (2 if twice else 1)
         if self.pool is not None and need > self.num_pages:
             raise TooLong(
                 f"a row of {length} positions needs {need} pages of keys and values, and there are {self.num_pages}; "

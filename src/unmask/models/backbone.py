@@ -252,11 +252,11 @@ class Transformer(nn.Module):
         """Where its inputs have to be."""
         return self.embed_tokens.weight.device
 
-    def cache(self, rows: int, length: int) -> KVCache:
-        """An empty cache for `rows` rows of `length` positions; TooLong beyond `max_length`."""
+    def cache(self, rows: int, length: int, spare: int = 0) -> KVCache:
+        """An empty cache for `rows` rows of `length` positions and `spare` slots; TooLong beyond `max_length`."""
         self._fits(length)
         s = self.shape
-        return KVCache(s.depth, rows, length, s.kv_heads, s.head_dim, like=self.embed_tokens.weight)
+        return KVCache(s.depth, rows, length + spare, s.kv_heads, s.head_dim, like=self.embed_tokens.weight)
 
     def read(
         self,
@@ -268,6 +268,7 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         rows: Tensor | None = None,
         keep: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> Tensor:
         """Features (R, W, D) of every position fed, after the last norm; see `Denoiser.read`.
 
@@ -283,8 +284,9 @@ class Transformer(nn.Module):
         assert isinstance(cache, KVCache)
         if self.traits.clock:
             raise Unsupported("this network takes a time, so no keys and values are final; use the window 'whole'")
-        with torch.no_grad(), cache.visit(positions, rows, keep) as visit:
-            sight = Sight(attend=attend, queries=positions.clamp(min=0), size=visit.size, there=visit.there)
+        slots = positions if slots is None else slots
+        with torch.no_grad(), cache.visit(slots, rows, keep) as visit:
+            sight = Sight(attend=attend, queries=slots.clamp(min=0), size=visit.size, there=visit.there)
             return self._read(tokens, positions, sight, visit, sigma)
 
     def head(self, features: Tensor) -> Tensor:

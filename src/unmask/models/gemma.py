@@ -244,12 +244,12 @@ class Gemma(Transformer):
             if weight.dim() == 1:
                 weight.fill_(1.0)
 
-    def cache(self, rows: int, length: int) -> CanvasCache:
-        """An empty cache for `rows` rows of `length` positions; TooLong beyond `max_length`."""
+    def cache(self, rows: int, length: int, spare: int = 0) -> CanvasCache:
+        """An empty cache for `rows` rows of `length` positions and `spare` slots; TooLong beyond `max_length`."""
         self._fits(length)
         weight = self.embed_tokens.weight
-        cache = CanvasCache(self.shape.depth, rows, length, 1, self.shape.stored, like=weight)
-        cache.soft = weight.new_zeros(rows, length, self.shape.width)
+        cache = CanvasCache(self.shape.depth, rows, length + spare, 1, self.shape.stored, like=weight)
+        cache.soft = weight.new_zeros(rows, length + spare, self.shape.width)
         return cache
 
     def read(
@@ -262,6 +262,7 @@ class Gemma(Transformer):
         cache: Cache | None = None,
         rows: Tensor | None = None,
         keep: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> Tensor:
         """Features (R, W, D) of every position fed, after the last norm; see `Denoiser.read`. It has no clock.
 
@@ -276,8 +277,9 @@ class Gemma(Transformer):
             soft = self.embed_tokens.weight.new_zeros(()).expand(*tokens.shape, self.shape.width)
             return self._through(tokens, positions, self._sight(positions, attend), None, soft)
         assert isinstance(cache, CanvasCache)
-        with torch.no_grad(), cache.visit(positions, rows, keep) as visit:
-            slots = positions.clamp(min=0)
+        slots = positions if slots is None else slots
+        with torch.no_grad(), cache.visit(slots, rows, keep) as visit:
+            slots = slots.clamp(min=0)
             sight = Sight(attend=attend, queries=slots, size=visit.size, there=visit.there)
             every = torch.arange(len(tokens), device=tokens.device) if rows is None else rows
             return self._through(tokens, positions, sight, visit, cache.soft[every[:, None], slots])

@@ -98,29 +98,29 @@ class KVCache:
         return self.k[layer, rows, :size], self.v[layer, rows, :size]
 
     @contextmanager
-    def visit(self, positions: Tensor, rows: Tensor | None, keep: Tensor | None) -> Iterator[Visit]:
-        """One forward: fill the slots of `positions` (R, W) while it lasts, then know those of `keep` (R, W).
+    def visit(self, slots: Tensor, rows: Tensor | None, keep: Tensor | None) -> Iterator[Visit]:
+        """One forward: fill the `slots` (R, W) while it lasts, then know those of `keep` (R, W).
 
         Args:
-            positions: slots of the fed positions; -1 is a filler. No row may name a slot twice.
+            slots: of what is fed; -1 is a filler. No row may name a slot twice.
             rows: (R,) distinct rows of the cache; None is all of them in order.
             keep: (R, W) bool; None keeps nothing.
         """
         rows = torch.arange(len(self.held), device=self.held.device) if rows is None else rows
-        r, w = (positions >= 0).nonzero(as_tuple=True)
-        row, at = rows[r], positions[r, w]
-        slots = self.place(row, at)
-        reach = max(int(self.reach[rows].max()), int(positions.max()) + 1, 1)
+        r, w = (slots >= 0).nonzero(as_tuple=True)
+        row, at = rows[r], slots[r, w]
+        lie = self.place(row, at)
+        reach = max(int(self.reach[rows].max()), int(slots.max()) + 1, 1)
         size = rounded(reach)
         there = self.known[rows, :size]
         there[r, at] = True
         kept = torch.zeros_like(at, dtype=torch.bool) if keep is None else keep[r, w]
-        lent = slots[self.known[row, at] & ~kept]  # known and fed, but not to be replaced
+        lent = lie[self.known[row, at] & ~kept]  # known and fed, but not to be replaced
         self.known[row[kept], at[kept]] = False  # and so it stays if the forward fails
         stores = self.k.flatten(1, 2), self.v.flatten(1, 2)
         before = [store[:, lent] for store in stores]
         try:
-            yield Visit(cache=self, there=there, rows=rows, fed=(r, w), slots=slots)
+            yield Visit(cache=self, there=there, rows=rows, fed=(r, w), slots=lie)
             self.known[row[kept], at[kept]] = True
         finally:
             for store, old in zip(stores, before, strict=True):

@@ -17,6 +17,8 @@ from unmask.decode.policies.remask import Remask
 from unmask.decode.policies.renoise import Renoise
 from unmask.decode.policies.score_leap import ScoreLeap
 from unmask.decode.policies.threshold import Threshold
+from unmask.decode.policies.verify import Verify
+from unmask.decode.policies.wino import Wino
 
 
 class Policy(Protocol):
@@ -43,4 +45,6 @@ TABLE: dict[str, type[Policy]] = {
     "remask": Remask,
     "renoise": Renoise,
     "edit": Replace,
+    "wino": Wino,
+    "verify": Verify,
 }

@@ -32,6 +32,7 @@ class EntropyBound:
         """The edit with that run taken, or as many as the budget of steps asks for."""
         entropy = torch.where(offer.is_open, offer.entropy, torch.inf).sort(1).values
         others = torch.nan_to_num(entropy, posinf=0.0).cumsum(1) - torch.nan_to_num(entropy, posinf=0.0)
-        holds = (others <= column(self.bound, plan.rows)) & entropy.isfinite()
+        told = torch.where(plan.due[:, None], others, others + torch.nan_to_num(entropy, posinf=0.0))
+        holds = (told <= column(self.bound, plan.rows)) & entropy.isfinite()
         count = torch.maximum(holds.int().cummin(1).values.sum(1), even(offer, plan))
         return edit.accept(best(-offer.entropy, plan, offer.is_open, count), offer.tokens)

@@ -23,7 +23,7 @@ SCORES: dict[str, Callable[[Proposal, Plan], Tensor]] = {
 
 def coin(plan: Plan, stream: str) -> Tensor:
     """(R, T) uniform numbers in (0, 1), keyed by the row's seed, its turn and the position."""
-    return seeds.uniform(seeds.key(plan.seed[:, None], stream, plan.turn[:, None], plan.targets))
+    return seeds.uniform(seeds.key(plan.seed[:, None], stream, plan.turn, plan.targets))
 
 
 def ending(offer: Proposal, ends: tuple[int, ...]) -> Tensor:

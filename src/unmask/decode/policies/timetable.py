@@ -18,13 +18,13 @@ EPS = 1e-3
 
 
 def even(offer: Proposal, plan: Plan) -> Tensor:
-    """(R,) with n open positions and k steps left, ceil(n / k).
+    """(R,) with n open positions and k steps left, ceil(n / k); 0 where no step is due.
 
     These are the published shares, n // k and one more in the first n % k steps.
 
     Source: Nie et al. 2025, LLaDA, arXiv:2502.09992, generate.py.
     """
-    return -(-offer.is_open.sum(1) // _steps(plan))
+    return torch.where(plan.due, -(-offer.is_open.sum(1) // _steps(plan)), 0)
 
 
 def full(offer: Proposal, plan: Plan) -> Tensor:
@@ -37,7 +37,7 @@ def full(offer: Proposal, plan: Plan) -> Tensor:
     size, left = (plan.targets >= 0).sum(1), (plan.left + 1).clamp(min=0)
     steps = torch.where(left > 0, (left / plan.t).round().long(), 1)  # of the whole region: t is the part that is left
     due = size // steps * left + (left - steps + size % steps).clamp(min=0)
-    return torch.maximum(-(-due // _steps(plan)), even(offer, plan))
+    return torch.where(plan.due, torch.maximum(-(-due // _steps(plan)), even(offer, plan)), 0)
 
 
 def linear(offer: Proposal, plan: Plan) -> Tensor:

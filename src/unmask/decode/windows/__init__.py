@@ -15,6 +15,8 @@ from unmask.base.step import Plan
 from unmask.base.vocab import Traits
 from unmask.decode.windows.block import Block
 from unmask.decode.windows.canvases import Canvases
+from unmask.decode.windows.draft import Draft
+from unmask.decode.windows.many import Many
 from unmask.decode.windows.next import Next
 from unmask.decode.windows.vicinity import Vicinity
 from unmask.decode.windows.whole import Whole
@@ -48,4 +50,6 @@ TABLE: dict[str, type[Window]] = {
     "block": Block,
     "vicinity": Vicinity,
     "canvas": Canvases,
+    "many": Many,
+    "draft": Draft,
 }

@@ -62,4 +62,5 @@ class Canvases:
             keep_to=start if cache is not None else None,
             steps=torch.where(count(self.steps, rows) > 0, count(self.steps, rows), block),
             attend=Attend(kind="canvas", start=start),
+            shift=0,
         )

@@ -1,4 +1,7 @@
-"""A plan from a few numbers per row: what every window shares."""
+"""A plan from a few numbers per row: what every window shares.
+
+Here, and only here, logits are shifted for models that speak of the next token.
+"""
 
 import torch
 from torch import Tensor
@@ -19,6 +22,7 @@ def look(
     keep_to: Tensor | None,
     steps: Tensor,
     attend: Attend,
+    shift: int,
 ) -> Plan:
     """The plan that feeds the positions `feed` and asks about those of `region`.
 
@@ -30,10 +34,12 @@ def look(
         keep_to: (R,) positions before it are final, their keys and values may be kept; None without a cache.
         steps: (R,) steps that the region may take.
         attend: who may see whom.
+        shift: 1 where logits are about the token behind the one that was fed; position 0, which has none before it, is
+            spoken of by its own row.
     """
-    positions = _span(*feed)
+    positions = span(*feed)
     fed = positions >= 0
-    targets = _span(*region)
+    targets = span(*region)
     there = targets >= 0
     step = canvas.step[rows]
     tokens, state = canvas.tokens[rows], canvas.state[rows]
@@ -42,17 +48,21 @@ def look(
         rows=rows,
         positions=positions,
         tokens=tokens.gather(1, positions.clamp(min=0)),
+        slots=positions,
         keep=torch.zeros_like(fed) if keep_to is None else fed & (positions < keep_to[:, None]),
         attend=attend,
         targets=targets,
         state=state.gather(1, targets.clamp(min=0)).masked_fill(~there, State.ABSENT),
         standing=tokens.gather(1, targets.clamp(min=0)),
+        source=(targets - shift).clamp(min=0) - feed[0][:, None],
+        turn=canvas.turn[rows, None].expand_as(targets),
         last=canvas.best[rows].gather(1, targets.clamp(min=0)),
         t=((left + 1).clamp(min=0) / steps).double(),
         s=(left.clamp(min=0) / steps).double(),
         left=left,
+        due=torch.ones_like(rows, dtype=torch.bool),
+        took=canvas.took[rows],
         seed=canvas.seed[rows],
-        turn=canvas.turn[rows],
         idle=canvas.idle[rows],
         end=region[1],
     )
@@ -61,7 +71,7 @@ def look(
 def sizes(block: int | Tensor | None, traits: Traits, rows: Tensor) -> Tensor:
     """(R,) positions of a block: what the window says, or the model's own."""
     said = count(block, rows)
-    return torch.where(said > 0, said, traits.block or 1)
+    return torch.where(said > 0, said, traits.unit or 1)
 
 
 def present(canvas: Canvas, rows: Tensor) -> Tensor:
@@ -69,7 +79,7 @@ def present(canvas: Canvas, rows: Tensor) -> Tensor:
     return (canvas.state[rows] != State.ABSENT).sum(1)
 
 
-def _span(start: Tensor, stop: Tensor) -> Tensor:
+def span(start: Tensor, stop: Tensor) -> Tensor:
     """(R, W) the positions from start to stop of each row, -1 behind the end of shorter ones."""
     width = int((stop - start).max())
     span = start[:, None] + torch.arange(width, device=start.device)

@@ -51,4 +51,5 @@ class Next:
             keep_to=at if cache is not None else None,
             steps=torch.ones_like(at),
             attend=Attend(kind="causal"),
+            shift=shift,
         )

@@ -68,4 +68,5 @@ class Vicinity:
             keep_to=torch.where(fresh, kept, 0) if cache is not None else None,
             steps=steps,
             attend=Attend.native(traits),
+            shift=shift,
         )

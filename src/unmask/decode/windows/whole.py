@@ -18,6 +18,7 @@ from unmask.base.step import Plan
 from unmask.base.vocab import Traits
 from unmask.decode.knobs import count
 from unmask.decode.windows.look import look, present
+from unmask.decode.windows.shadows import can_judge, judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,23 +28,30 @@ class Whole:
     Args:
         block: positions a block, counted from the first open position; None makes the canvas one block.
         steps: forwards for the whole canvas, shared out over its blocks; None allows one per position.
+        shadows: whether masks beside the active block judge what is written in it.
+        mask: the token of these; set from the vocabulary.
     """
 
     block: int | Tensor | None = None
     steps: int | Tensor | None = None
+    shadows: bool = False
+    mask: int | None = None
     caches: ClassVar[bool] = False
     pads: ClassVar[bool] = False
+    guessed: ClassVar[str] = "row"
 
     def check(self, traits: Traits) -> None:
         """Raise Unsupported where a model can't be read like this."""
         if traits.sees == "left":
             raise Unsupported("this model reads left to right only; a whole canvas needs one that sees both sides")
+        if self.shadows:
+            can_judge(self.mask, traits)
 
     def __call__(self, canvas: Canvas, traits: Traits, cache: Cache | None, rows: Tensor | None = None) -> Plan:
         """The plan of the next forward."""
         rows = (~canvas.done).nonzero()[:, 0] if rows is None else rows
         start, end, steps = active(canvas, rows, self.block, self.steps)
-        return look(
+        plan = look(
             canvas,
             rows,
             feed=(torch.zeros_like(start), present(canvas, rows)),
@@ -51,7 +59,9 @@ class Whole:
             keep_to=None,
             steps=steps,
             attend=Attend.native(traits),
+            shift=int(traits.speaks == "next"),
         )
+        return judged(plan, self.mask) if self.shadows else plan
 
 
 def active(

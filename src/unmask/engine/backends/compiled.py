@@ -40,12 +40,12 @@ class Compiled:
         """Where its inputs have to be: the CPU."""
         return torch.device("cpu")
 
-    def cache(self, rows: int, length: int) -> KVCache:
-        """An empty cache for `rows` rows of `length` positions; TooLong beyond `max_length`."""
+    def cache(self, rows: int, length: int, spare: int = 0) -> KVCache:
+        """An empty cache for `rows` rows of `length` positions and `spare` slots; TooLong beyond `max_length`."""
         if length > self.max_length:
             raise TooLong(f"this model holds at most {self.max_length} positions, got {length}")
         s = self.shape
-        return KVCache(s.depth, rows, length, s.kv_heads, s.head_dim, like=torch.empty(0))
+        return KVCache(s.depth, rows, length + spare, s.kv_heads, s.head_dim, like=torch.empty(0))
 
     @torch.no_grad()
     def read(
@@ -58,26 +58,29 @@ class Compiled:
         cache: Cache | None = None,
         rows: Tensor | None = None,
         keep: Tensor | None = None,
+        slots: Tensor | None = None,
     ) -> Tensor:
         """Features (R, W, D) of every position fed, zeros at fillers; see `Denoiser.read`. No gradients.
 
         `t` is for networks with a clock, which these are not.
         """
         if cache is None:
-            return self._read(tokens, positions, attend, None)
+            here = torch.arange(positions.shape[1]).expand_as(positions)
+            return self._read(tokens, positions, here, attend, None)
         assert isinstance(cache, KVCache)
-        with cache.visit(positions, rows, keep) as visit:
-            return self._read(tokens, positions, attend, visit)
+        slots = positions if slots is None else slots
+        with cache.visit(slots, rows, keep) as visit:
+            return self._read(tokens, positions, slots, attend, visit)
 
     @torch.no_grad()
     def head(self, features: Tensor) -> Tensor:
         """Logits (..., V) of features (..., D)."""
         return self._head(features.reshape(-1, features.shape[-1]))[0].view(*features.shape[:-1], -1)
 
-    def _read(self, tokens: Tensor, positions: Tensor, attend: Attend, visit: Visit | None) -> Tensor:
+    def _read(self, tokens: Tensor, positions: Tensor, stand: Tensor, attend: Attend, visit: Visit | None) -> Tensor:
         """Rows of about one width run together; what is fresh is written when all have run."""
         pack, s = Pack.of(positions), self.shape
-        flat_tokens, flat_positions = pack.flat(tokens), pack.flat(positions)
+        flat_tokens, flat_positions, flat_slots = pack.flat(tokens), pack.flat(positions), pack.flat(stand)
         count = len(flat_tokens)
         features = torch.empty(count, s.width)
         fresh = [torch.empty(s.depth, count, s.kv_heads, s.head_dim) for _ in range(2)]
@@ -85,7 +88,7 @@ class Compiled:
             part = replace(part, width=max(part.width, -(-self._least // len(part.rows))))
             places = part.spread(flat_positions + 1) - 1
             fed = places >= 0
-            slots = places if visit is not None else torch.arange(part.width).expand_as(places)
+            slots = part.spread(flat_slots + 1) - 1
             known = fed if visit is None else visit.there[part.rows]
             reach = int(known.any(0).nonzero()[-1]) + 1
             rows, size = len(places), -(-(reach + 1) // LANES) * LANES  # with a spare slot that is nobody's

@@ -1,0 +1,38 @@
+"""Keep what was drafted as far as it is what the model would have written, and one token more; with the window `draft`.
+
+Tokens are compared, not probabilities: noise is keyed by the position, so what is kept is token for token what
+token-by-token writing gives with the same seed, at any temperature.
+
+Source: Leviathan et al. 2023, arXiv:2211.17192 (verification of a draft); with draft and verification by the same
+weights: see the window `draft`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from unmask.base.step import Edit, Plan, Proposal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verify:
+    """Put a draft into open targets that hold none; of targets that hold one, accept those up to the first unlike one.
+
+    Args:
+        mask: what an open position holds where nothing is drafted; set from the vocabulary.
+    """
+
+    mask: int | None = None
+    revises: ClassVar[bool] = False
+
+    def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
+        """The edit with a draft, or with what was kept of one."""
+        assert self.mask is not None
+        drafted = offer.is_open & (plan.standing != self.mask)
+        checks = drafted.any(1, keepdim=True)
+        same = (drafted & (offer.tokens == plan.standing)).int().cumprod(1).sum(1, keepdim=True)
+        kept = torch.arange(drafted.shape[1], device=same.device) <= same
+        edit = edit.accept(offer.is_open & checks & kept, offer.tokens)
+        edit = edit.reopen(offer.is_open & checks & ~kept, self.mask).reopen(offer.is_open & ~checks, offer.tokens)
+        return replace(edit, settled=edit.settled & checks[:, 0])
