@@ -37,7 +37,8 @@ def guess(plan: Plan, canvas: Canvas, policy: Policy, count: int, *, whole: bool
         whole: whether all that is fed depends on the targets, or they alone.
         shift: as in `look`.
     """
-    texts, there = [plan], torch.ones_like(plan.rows, dtype=torch.bool)
+    # where nothing was written the last time, the network need not be asked again, and would be for the guesses only
+    texts, there = [plan], plan.took != 0 if whole else torch.ones_like(plan.rows, dtype=torch.bool)
     for _ in range(count):
         now = texts[-1]
         held = _believed(now, canvas)
