@@ -44,7 +44,7 @@ class Plan:
         standing: (R, T) the token that stands there now.
         last: (R, T) the token that the model held for the best one at the last look; -1 where there was none.
         t, s: (R,) float64 noise level now and after this step, 1 noise, 0 clean.
-        left: (R,) steps of the region's budget that are left after this one; negative once it is overdrawn.
+        left: (R,) forwards that the region's budget has left after this one; negative once it is overdrawn.
         seed, turn: (R,) key of the row's noise, and the steps it has taken so far, which count the noise.
         idle: (R,) forwards that the region has had with nothing OPEN in it.
         end: (R,) end of the region (exclusive) that is sealed once it has no OPEN position.

@@ -43,6 +43,7 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]
     if model.traits.sees == "left" and bool((canvas.origin == 0).any()):
         raise BadInput("a model that reads left to right needs a token to start from; give a prompt")
     num_rows, length = canvas.tokens.shape
+    canvas.stride.fill_(decoder.stride)
     halves = 2 if decoder.guidance else 1
     cache = model.cache(halves * num_rows, length) if decoder.window.caches else None
     memory = Remembering(model, halves * num_rows) if cache is None and not model.traits.clock else None

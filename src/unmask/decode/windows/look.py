@@ -35,9 +35,9 @@ def look(
     fed = positions >= 0
     targets = _span(*region)
     there = targets >= 0
-    step = canvas.step[rows]
+    step, stride = canvas.step[rows], canvas.stride[rows]
     tokens, state = canvas.tokens[rows], canvas.state[rows]
-    left = steps - step - 1
+    left = -((step - steps) // stride) - 1  # the last forward may take fewer steps than the others
     return Plan(
         rows=rows,
         positions=positions,
@@ -48,8 +48,8 @@ def look(
         state=state.gather(1, targets.clamp(min=0)).masked_fill(~there, State.ABSENT),
         standing=tokens.gather(1, targets.clamp(min=0)),
         last=canvas.best[rows].gather(1, targets.clamp(min=0)),
-        t=((left + 1).clamp(min=0) / steps).double(),
-        s=(left.clamp(min=0) / steps).double(),
+        t=((steps - step).clamp(min=0) / steps).double(),
+        s=((steps - step - stride).clamp(min=0) / steps).double(),
         left=left,
         seed=canvas.seed[rows],
         turn=canvas.turn[rows],
