@@ -126,3 +126,15 @@ def test_a_budget_that_the_stride_does_not_divide_is_kept():
     for steps, stride in ((7, 2), (7, 4), (5, 8), (22, 3)):
         canvas = write("whole x quota", "whole", steps=steps, stride=stride)
         assert canvas.turn.tolist() == [-(-steps // stride)] * 2
+
+
+@pytest.mark.parametrize("window", ["whole", "vicinity"])
+def test_what_is_given_is_no_part_of_the_budget(window):
+    """A gap between two texts is written at the stride of its own positions."""
+    model = RandomConditionals(5, LENGTH, seed=2, traits=TRAITS[window])
+    row = ([1] * 4 + [0] * 8 + [2] * 12, [False] * 4 + [True] * 8 + [False] * 12)
+    for effort, forwards in (("instant", 2), ("low", 4), ("medium", 8)):
+        canvas = Canvas.of([row], mask=5)
+        decoder = build(f"{window} x quota", traits=model.traits, vocab=model.vocab, effort=effort)
+        assert sum(1 for _ in denoise(model, canvas, decoder)) == forwards
+        assert canvas.tokens[0, 12:].tolist() == [2] * 12

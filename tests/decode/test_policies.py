@@ -258,7 +258,7 @@ def test_every_option_belongs_to_something():
     from unmask.decode import windows
 
     parts = [*windows.TABLE.values(), *policies.TABLE.values(), Sampling]
-    assert set(OPTIONS) == ({f.name for part in parts for f in fields(part)} & set(OPTIONS)) | {"guidance"}
+    assert set(OPTIONS) == ({f.name for part in parts for f in fields(part)} & set(OPTIONS)) | {"guidance", "effort"}
 
 
 class TestDrawing:
