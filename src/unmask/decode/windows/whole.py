@@ -81,6 +81,6 @@ def active(
         )
     # the total is shared out evenly, earlier blocks take what is over
     share = total // blocks + (index < total % blocks).long()
-    at, state = torch.arange(canvas.tokens.shape[1], device=start.device), canvas.state[rows]
-    own = (at >= start[:, None]) & (at < end[:, None]) & (state != State.FIXED) & (state != State.ABSENT)
+    places, state = torch.arange(canvas.tokens.shape[1], device=start.device), canvas.state[rows]
+    own = (places >= start[:, None]) & (places < end[:, None]) & (state != State.FIXED) & (state != State.ABSENT)
     return start, end, torch.where(total > 0, share, own.sum(1).clamp(min=1))
