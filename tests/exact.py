@@ -39,6 +39,9 @@ class TokenCache:
         which = slice(None) if rows is None else rows
         self.known[which, start:] = False
 
+    def trim(self, rows, start) -> None:
+        self.known[rows] &= torch.arange(self.known.shape[1]) < start[:, None]
+
 
 class KnownDenoiser(ABC):
     """From what is visible to a belief; a subclass says which belief.

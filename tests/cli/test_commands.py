@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import pytest
 
 from unmask.cli import COMMANDS, main
+from unmask.cli.view import target
+from unmask.decode.effort import Eased
 
 
 @dataclass
@@ -70,6 +72,48 @@ def test_generate(unmask, as_json):
     assert piped.stdout == plain.stdout
     many = as_json("generate", "x", "-n", "2", "--length", "4", "--temperature", "1")
     assert len(many) == 2
+
+
+def test_effort_and_targets(unmask, as_json):
+    exact = ("generate", "def add(", "--length", "24", "--eos", "forbid")
+    own, medium, instant = (
+        as_json(*exact),
+        as_json(*exact, "--effort", "medium"),
+        as_json(*exact, "--effort", "instant"),
+    )
+    assert own["token_ids"] == medium["token_ids"]
+    assert instant["forwards"] < own["forwards"]
+    assert own["eased"] is None
+    easy, hard = (as_json(*exact, "--latency-s", seconds) for seconds in ("1000000", "0.000001"))
+    assert easy["token_ids"] == own["token_ids"]
+    assert easy["eased"] | {"took_s": 0} == {
+        "target_s": 1e6,
+        "took_s": 0,
+        "steps": 0,
+        "effort": "medium",
+        "numbers": {},
+        "kept": True,
+    }
+    assert (hard["eased"]["effort"], hard["eased"]["kept"]) == ("instant", False)
+    assert hard["eased"]["steps"] > 0
+    assert hard["eased"]["numbers"].keys() == {"stride", "threshold"}
+    for bad, said in (
+        (("--effort", "most"), "effort is one of instant, low, medium, high, not 'most'"),
+        (("--latency-s", "0"), "latency_s is a number of seconds above 0, not 0.0"),
+        (("--effort", "low", "--decoder", "ar"), "effort has no effect on this decoder"),
+    ):
+        done = unmask(*exact, *bad)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+
+
+def test_figures_tell_what_became_of_a_target():
+    missed = Eased(target_s=0.5, took_s=0.75, steps=7, effort="low", numbers={"stride": 2, "threshold": 0.75})
+    assert target(missed) == (
+        "the target of 0.5 s was missed (0.75 s), 7 steps with less effort, down to low (stride 2, threshold 0.75)"
+    )
+    kept = Eased(target_s=2.0, took_s=0.75, steps=0, effort="medium")
+    assert target(kept) == "the target of 2 s was kept (0.75 s), with full effort"
 
 
 class TestChat:

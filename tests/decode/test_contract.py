@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from exact import RandomConditionals
+from pairs import goes
 from unmask.base.canvas import Canvas
 from unmask.base.errors import Unsupported
 from unmask.base.step import Edit, State
@@ -26,17 +27,6 @@ TRAITS = {
 }
 CHAINS = [*policies.TABLE, "threshold + edit", "quota + remask", "ancestral + remask", "ancestral + remask + edit"]
 FIRST = [c for c in CHAINS if c not in ("remask", "edit")]  # these two follow a policy that accepts
-REVISES = {"remask", "edit", "renoise", "wino"}
-
-
-def goes(window, chain):
-    """Whether a window and these policies go together."""
-    names = set(chain.split(" + "))
-    if window == "draft" or names == {"verify"}:
-        return window == "draft" and names == {"verify"}
-    return (window in ("whole", "block") or "wino" not in names) and (window != "many" or not names & REVISES)
-
-
 PAIRS = [(window, chain) for window in windows.TABLE for chain in FIRST if goes(window, chain)]
 SIZE, LENGTH = 5, 11
 ROWS = [

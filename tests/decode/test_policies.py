@@ -35,6 +35,7 @@ def plan_of(states, left=0, steps=1, standing=None):
         turn=one[:, None].expand_as(at),
         t=(left + 1) / steps * one.double(),
         s=left / steps * one.double(),
+        steps=steps * one,
         left=left * one,
         due=one > 0,
         took=one * 0 - 1,
@@ -262,7 +263,8 @@ def test_every_option_belongs_to_something():
     from unmask.decode import windows
 
     parts = [*windows.TABLE.values(), *policies.TABLE.values(), Sampling]
-    assert set(OPTIONS) == ({f.name for part in parts for f in fields(part)} & set(OPTIONS)) | {"guidance", "lookahead"}
+    own = {f.name for part in parts for f in fields(part)} & set(OPTIONS)
+    assert set(OPTIONS) == own | {"guidance", "lookahead", "effort"}
 
 
 class TestDrawing:

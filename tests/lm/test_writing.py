@@ -289,3 +289,52 @@ def test_scores(lm, ar_lm, block_lm):
         lm.score("a b c d e " * 40)
     with pytest.raises(Unsupported):
         lm.score("a", estimator="ar")
+
+
+class TestEffort:
+    def test_every_call_takes_it(self, lm):
+        calls = [
+            lambda **how: lm.generate("def add(", length=24, eos="forbid", **how),
+            lambda **how: lm.infill("def add(", "return", length=16, **how),
+            lambda **how: lm.fill("def {{:12}}(a, {{:8}})", **how),
+            lambda **how: lm.refine(TEXT, spans=[(4, 30)], **how),
+            lambda **how: list(lm.stream("def add(", length=24, eos="forbid", **how))[-1].output,
+            lambda **how: asyncio.run(lm.aio.generate("def add(", length=24, eos="forbid", **how)),
+        ]
+        for call in calls:
+            own, medium, low, instant = (call(effort=e) for e in (None, "medium", "low", "instant"))
+            assert own.tokens == medium.tokens
+            assert instant.stats.forwards < low.stats.forwards < own.stats.forwards
+            assert len(instant.tokens) == len(own.tokens)
+            assert own.stats.eased is None
+        with pytest.raises(BadInput, match="effort is one of instant, low, medium, high, not 'max'"):
+            lm.generate("a", effort="max")
+
+    def test_it_is_refused_token_by_token(self, ar_lm):
+        for option in ({"effort": "low"}, {"latency_s": 1.0}):
+            with pytest.raises(BadInput, match=f"{next(iter(option))} has no effect on this decoder"):
+                ar_lm.generate("a", length=4, **option)
+
+
+class TestLatency:
+    def test_what_was_done_for_a_target_is_told(self, lm):
+        own = lm.generate("def add(", length=24, eos="forbid")
+        easy = lm.generate("def add(", length=24, eos="forbid", latency_s=1e6)
+        assert easy.tokens == own.tokens
+        assert easy.stats.eased.kept
+        assert (easy.stats.eased.steps, easy.stats.eased.target_s) == (0, 1e6)
+        hard = lm.generate("def add(", length=24, eos="forbid", latency_s=1e-9)
+        assert not hard.stats.eased.kept
+        assert hard.stats.eased.effort == "instant"
+        assert hard.stats.forwards < own.stats.forwards
+        assert 0 < hard.stats.eased.took_s <= hard.stats.seconds
+
+    def test_a_text_is_as_late_as_its_slowest_candidate(self, lm):
+        out = lm.infill("def add(", "return", length=(2, 20), latency_s=1e6)
+        assert out.stats.eased.kept
+        assert out.stats.eased.took_s <= out.stats.seconds
+
+    def test_bad_targets(self, lm):
+        for value in (0, -1, "1", float("nan"), True):
+            with pytest.raises(BadInput, match="latency_s is a number of seconds above 0"):
+                lm.generate("a", length=4, latency_s=value)

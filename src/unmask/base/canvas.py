@@ -27,7 +27,8 @@ class Canvas:
         length: (B,) positions of each row that are not ABSENT at the start.
         origin: (B,) the first position that was OPEN at the start.
         sealed: (B,) the left-contiguous positions that no policy of this decoder may reopen any more.
-        step: (B,) forwards spent on the present region (the whole canvas or a block).
+        step: (B,) steps of its budget that the present region (the whole canvas or a block) has taken.
+        stride: (B,) how many steps one forward takes; 1, unless a row is in a hurry.
         turn: (B,) steps taken in all; they key the row's noise.
         forwards: (B,) those of them for which the network was asked.
         idle: (B,) forwards that the present region has had with nothing OPEN in it.
@@ -55,6 +56,7 @@ class Canvas:
         self.origin = self._first_open()
         self.sealed = self.origin.clone()
         self.step = torch.zeros_like(self.length)
+        self.stride = torch.ones_like(self.length)
         self.turn = torch.zeros_like(self.length)
         self.forwards = torch.zeros_like(self.length)
         self.idle = torch.zeros_like(self.length)
@@ -108,7 +110,8 @@ class Canvas:
         self.state[row] = State.ABSENT
         for name in ("tokens", "state", "best", "top"):
             getattr(self, name)[row, : other.tokens.shape[1]] = getattr(other, name)[0]
-        for name in ("length", "origin", "sealed", "step", "turn", "forwards", "idle", "took", "stops", "seed"):
+        names = ("length", "origin", "sealed", "step", "stride", "turn", "forwards", "idle", "took", "stops", "seed")
+        for name in names:
             getattr(self, name)[row] = getattr(other, name)[0]
 
     @property
@@ -163,7 +166,7 @@ class Canvas:
         first = self._first_open()[rows]
         settled = (first >= plan.end) & edit.settled
         self.sealed[rows] = torch.where(settled, first, self.sealed[rows])
-        self.step[rows] = torch.where(settled, 0, self.step[rows] + edit.steps)
+        self.step[rows] = torch.where(settled, 0, self.step[rows] + edit.steps * self.stride[rows])
         self.took[rows] = self.took[rows].masked_fill(settled, -1)
         self.idle[rows] = torch.where(settled | (plan.state == State.OPEN).any(1), 0, self.idle[rows] + 1)
 

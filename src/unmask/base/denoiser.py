@@ -26,6 +26,10 @@ class Cache(Protocol):
         """Free the slots from `start` on, of some rows (R,) or of all."""
         ...
 
+    def trim(self, rows: Tensor, start: Tensor) -> None:
+        """Know nothing of some rows (R,) from a position of each (R,) on."""
+        ...
+
 
 class Denoiser(Protocol):
     """A network that believes something about every token of a row.

@@ -47,7 +47,8 @@ class Plan:
         source: (R, T) which of the W speaks of each target.
         turn: (R, T) what counts the noise of each target: the steps that the row had taken before the one that decides.
         t, s: (R,) float64 noise level now and after this step, 1 noise, 0 clean.
-        left: (R,) steps of the region's budget that are left after this one; negative once it is overdrawn.
+        steps: (R,) of the region's budget in all, of which a forward takes one, or more where it is in a hurry.
+        left: (R,) forwards that the budget has left after this one; negative once it is overdrawn.
         due: (R,) bool, whether the step has to take something; where not, it may wait for surer offers.
         took: (R,) open targets that the region's last step took; -1 at its first.
         seed: (R,) key of the row's noise.
@@ -69,6 +70,7 @@ class Plan:
     turn: Tensor
     t: Tensor
     s: Tensor
+    steps: Tensor
     left: Tensor
     due: Tensor
     took: Tensor
@@ -144,18 +146,15 @@ class Edit:
     """What changes: token and state of every target after this step.
 
     `settled` (R,) says whether a region without OPEN positions may be sealed; a policy that still revises says False.
-    `steps` (R,) are those that this one stands for: more than one where guessed steps turned out right.
+    `steps` (R,) are those that this one stands for: more than one where guessed steps turned out right. `misread` (R,)
+    is the position from which on keys and values were kept of text that is none; None where there is no such text.
     """
 
     tokens: Tensor
     state: Tensor
     settled: Tensor
     steps: Tensor
-
-    @classmethod
-    def join(cls, edits: Sequence[Self]) -> Self:
-        """One edit for the rows of several, one after the other."""
-        return cls(**{f.name: torch.cat([getattr(edit, f.name) for edit in edits]) for f in fields(cls)})
+    misread: Tensor | None = None
 
     @classmethod
     def nothing(cls, plan: Plan) -> Self:

@@ -23,7 +23,7 @@ def decoding(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command every decoding option of the table; it gets those that were used as `settings`."""
 
     def run(**given: Any) -> Any:
-        names = [*OPTIONS, "decoder", "seed"]
+        names = [*OPTIONS, "decoder", "seed", "latency_s"]
         settings = {name: given.pop(name) for name in names if given.get(name) is not None}
         return command(**{k: v for k, v in given.items() if k not in names}, settings=settings)
 
@@ -31,6 +31,7 @@ def decoding(command: Callable[..., Any]) -> Callable[..., Any]:
     extra = [
         _option("decoder", str, 'a preset, or "window x policy + policy"'),
         _option("seed", int, "of all noise; 0 if not given"),
+        _option("latency_s", float, "seconds in which it should be done: while late, it is written with less effort"),
         *(_option(name, option.kind, f"{option.help} ({option.values})") for name, option in OPTIONS.items()),
     ]
     run.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]

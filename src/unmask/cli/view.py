@@ -8,12 +8,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from unmask.decode.effort import Eased
 from unmask.decode.reading import Cell
 from unmask.lm.results import Output, Watched
 
@@ -86,6 +88,7 @@ def as_dict(output: Output, prompt: dict[str, Any]) -> dict[str, Any]:
         "tokens_per_forward": stats.tokens_per_forward,
         "seconds": stats.seconds,
         "edits": stats.edits,
+        "eased": None if stats.eased is None else {**asdict(stats.eased), "kept": stats.eased.kept},
     }
 
 
@@ -114,7 +117,17 @@ def show(
 def figures(output: Output) -> str:
     """What a result cost, in a line."""
     stats = output.stats
-    return (
+    told = (
         f"{len(output.tokens)} tokens, {stats.forwards} forwards, {stats.tokens_per_forward:.2f} tokens per forward, "
         f"{stats.seconds:.2f} s, ended by {output.finish_reason}"
     )
+    return told if stats.eased is None else f"{told}; {target(stats.eased)}"
+
+
+def target(eased: Eased) -> str:
+    """What became of a target of seconds, in words."""
+    kept = f"the target of {eased.target_s:g} s was {'kept' if eased.kept else 'missed'} ({eased.took_s:.2f} s)"
+    if not eased.steps:
+        return f"{kept}, with full effort"
+    numbers = ", ".join(f"{name} {value:.3g}" for name, value in eased.numbers.items())
+    return f"{kept}, {eased.steps} steps with less effort, down to {eased.effort} ({numbers})"

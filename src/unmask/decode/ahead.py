@@ -44,7 +44,7 @@ def guess(plan: Plan, canvas: Canvas, policy: Policy, count: int, *, whole: bool
         held = _believed(now, canvas)
         edit = policy(held, now)
         there = there & held.asked.any(1) & (edit.state == State.OPEN).any(1)
-        left, steps = now.left - 1, (now.left + 1).clamp(min=1) / now.t
+        t, s = later(plan, len(texts))
         texts.append(
             replace(
                 now,
@@ -52,9 +52,9 @@ def guess(plan: Plan, canvas: Canvas, policy: Policy, count: int, *, whole: bool
                 state=edit.state.masked_fill(~there[:, None], State.ABSENT),
                 standing=edit.tokens,
                 turn=now.turn + 1,
-                left=left,
-                t=now.s,
-                s=torch.where(now.s > 0, left.clamp(min=0) / steps, 0.0),
+                left=now.left - 1,
+                t=t,
+                s=s,
             )
         )
     start = torch.zeros_like(plan.rows) if whole else plan.targets[:, 0]
@@ -84,8 +84,9 @@ def decide(offer: Proposal, plan: Plan, policy: Policy, count: int, ends: tuple[
     num, size = count + 1, plan.targets.shape[1] // (count + 1)
     columns = (torch.arange(size)[None] * num + torch.arange(num)[:, None]).to(plan.rows.device)
     steps = torch.arange(num, device=plan.rows.device)
-    left = plan.left[:, None] - steps
-    parts = Parts(columns=columns.expand(len(plan.rows), num, size), left=left, due=plan.due[:, None].expand_as(left))
+    t, s = (torch.stack(times, dim=1) for times in zip(*(later(plan, i) for i in range(num)), strict=True))
+    columns = columns.expand(len(plan.rows), num, size)
+    parts = Parts(columns=columns, t=t, s=s, left=plan.left[:, None] - steps, due=plan.due[:, None].expand(-1, num))
     asked, offered = parts.plan(plan), parts.offer(offer)
     edit = policy(offered, asked)
 
@@ -118,6 +119,13 @@ def decide(offer: Proposal, plan: Plan, policy: Policy, count: int, ends: tuple[
             steps=taken + 1,
         ),
     )
+
+
+def later(plan: Plan, count: int) -> tuple[Tensor, Tensor]:
+    """(R,) noise levels before and after the step that comes `count` steps later, as `look` would give them."""
+    left, stride = ((x * plan.steps).round().long() for x in (plan.t, plan.t - plan.s))
+    before = (left - count * stride).clamp(min=0)
+    return (before / plan.steps).double(), ((before - stride).clamp(min=0) / plan.steps).double()
 
 
 def _believed(plan: Plan, canvas: Canvas) -> Proposal:

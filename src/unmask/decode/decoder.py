@@ -1,8 +1,8 @@
 """A decoder is a window, a few policies and a way to draw: built by name, by spelling, or from a model's defaults."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from unmask.base.errors import BadInput, UnknownName, Unsupported
 from unmask.base.step import Edit, Plan, Proposal, Turn
 from unmask.base.vocab import Traits, Vocab
 from unmask.decode import ahead, policies, windows
+from unmask.decode.effort import DIAL, EFFORTS, STRIDE, Effort, moved
 from unmask.decode.options import OPTIONS, check
 from unmask.decode.parts import merged
 from unmask.decode.presets import PRESETS, Preset
@@ -25,7 +26,13 @@ _COMMITS = {"threshold": "threshold", "factor": "factor", "steps": "quota"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
-    """Everything that decides how a canvas is filled."""
+    """Everything that decides how a canvas is filled.
+
+    Args:
+        window, policies, sampling, guidance: where to look, what to write, how to draw.
+        stride: steps of its budget that a forward takes.
+        effort: where on the dial its numbers are; None where it has none that effort could move.
+    """
 
     window: windows.Window
     policies: tuple[policies.Policy, ...]
@@ -33,6 +40,8 @@ class Decoder:
     guidance: float = 0.0
     lookahead: int = 0
     ends: tuple[int, ...] = ()
+    stride: int = 1
+    effort: Effort | None = None
 
     @property
     def revises(self) -> bool:
@@ -71,6 +80,29 @@ class Decoder:
             return Turn(plan, offer, merged(parts, self.policy(parts.offer(offer), parts.plan(plan)), plan))
         return Turn(plan, offer, self.policy(offer, plan))
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Those that effort moves."""
+        own = {name: getattr(part, name) for part in self.policies for name in _names(part) if name in DIAL}
+        return {} if self.effort is None else {STRIDE: self.stride, **own}
+
+    def at(self, effort: Effort, *, but: Collection[str] = ()) -> "Decoder":
+        """The same decoder with another effort; numbers named in `but` stay as they are."""
+        if self.effort is None:
+            return self
+        start = self.effort
+        new: dict[str, Any] = {k: v if k in but else moved(k, v, start, effort) for k, v in self.numbers.items()}
+        chain = [replace(p, **{k: new[k] for k in _names(p) if k in new}) for p in self.policies]  # type: ignore[type-var]
+        return replace(self, policies=tuple(chain), stride=new[STRIDE], effort=effort)
+
+    @property
+    def easier(self) -> tuple["Decoder", ...]:
+        """The same decoder with less and less effort, where that makes a difference."""
+        found = [self]
+        for effort in EFFORTS[: EFFORTS.index(self.effort)][::-1] if self.effort else ():
+            found += [other] if (other := self.at(effort)).numbers != found[-1].numbers else []
+        return tuple(found[1:])
+
     def policy(self, offer: Proposal, plan: Plan) -> Edit:
         """What all policies make of an offer for one text a row."""
         edit = Edit.nothing(plan)
@@ -97,6 +129,7 @@ def build(
         internal: fields of the parts that are no options (what is forbidden, before where no end of text may stand).
         options: see `unmask.decode.options.OPTIONS`; None counts as not given. `steps` without a threshold or factor
             selects the quota policy, a threshold or factor selects its own, where the decoder takes the surest first.
+            `effort` moves the numbers that were not given, see `unmask.decode.effort`.
     Raises:
         UnknownName: no such preset, window, policy or option.
         BadInput: a value out of range, or an option that this decoder has no use for.
@@ -116,6 +149,8 @@ def build(
         chain[0] = chosen
     parts = [windows.TABLE[preset.window], *(policies.TABLE[p] for p in chain), Sampling]
     takes = {f.name for part in parts for f in fields(part)} & set(OPTIONS) | {"guidance", "lookahead"}
+    dial = "steps" in takes and chain[0] != "everything"  # else nothing is left to choose: a forward takes all it sees
+    takes |= {"effort"} if dial else set()
     useless = sorted(set(given) - takes)
     if useless:
         what = f"{preset.window} x {' + '.join(chain)}"
@@ -143,9 +178,11 @@ def build(
         guidance=float(values.get("guidance") or 0.0),
         lookahead=int(values.get("lookahead") or 0),
         ends=vocab.ends,
+        effort="medium" if dial else None,
     )
     _fits(decoder, f"{preset.window} x {' + '.join(chain)}", traits)
-    return decoder
+    effort: Any = values.get("effort") or "medium"  # checked above
+    return decoder.at(effort, but={*given, *([STRIDE] if "steps" in given else [])})
 
 
 def _fits(decoder: Decoder, name: str, traits: Traits) -> None:
@@ -163,6 +200,10 @@ def _fits(decoder: Decoder, name: str, traits: Traits) -> None:
             f"steps are guessed for the windows whole and block, policies that take nothing back and networks without "
             f"a clock, not for {name}; leave lookahead out"
         )
+
+
+def _names(part: Any) -> list[str]:
+    return [f.name for f in fields(part)]
 
 
 def _preset(name: str) -> Preset:

@@ -33,6 +33,7 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]
     if model.traits.sees == "left" and bool((canvas.origin == 0).any()):
         raise BadInput("a model that reads left to right needs a token to start from; give a prompt")
     num_rows, length = canvas.tokens.shape
+    canvas.stride.fill_(decoder.stride)
     halves = 2 if decoder.guidance else 1
     cache = model.cache(halves * num_rows, length, decoder.spare(model.traits)) if decoder.window.caches else None
     memory = Remembering(model, halves * num_rows) if cache is None and not model.traits.clock else None
@@ -46,4 +47,6 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]
         offer = propose(model, plan, decoder.sampling, cache=cache, revise=decoder.revises)
         turn = decoder.decide(offer, plan)
         canvas.apply(turn.plan, turn.edit, turn.offer, None if memory is None else memory.spared[: len(plan.rows)])
+        if cache is not None and turn.edit.misread is not None:
+            cache.trim(turn.plan.rows, turn.edit.misread)
         yield turn

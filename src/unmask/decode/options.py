@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from unmask.base.errors import BadInput
+from unmask.decode.effort import EFFORTS
 from unmask.decode.policies.rank import Rank
 from unmask.decode.policies.timetable import Timetable
 
@@ -28,6 +29,7 @@ def _named(values: tuple[str, ...], help: str) -> Option:
 
 
 OPTIONS: dict[str, Option] = {
+    "effort": _named(EFFORTS, "less writes more tokens a forward; medium is the decoder as it is"),
     "steps": Option(int, lambda v: v >= 1, "a whole number from 1", "forwards for the canvas, or for each block"),
     "block": Option(int, lambda v: v >= 1, "a whole number from 1", "positions written before the next ones are"),
     "threshold": Option(float, lambda v: 0 < v <= 1, "above 0, at most 1", "probability from which a token is taken"),

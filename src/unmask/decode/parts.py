@@ -18,10 +18,12 @@ class Parts:
 
     Args:
         columns: (R, G, N) which of the T targets are in each part; -1 where none is.
-        left, due: (R, G) as a plan has them for a row.
+        t, s, left, due: (R, G) as a plan has them for a row.
     """
 
     columns: Tensor
+    t: Tensor
+    s: Tensor
     left: Tensor
     due: Tensor
 
@@ -29,23 +31,12 @@ class Parts:
         """One row (R * G) for each part. What is fed is no business of policies, and stays as it is."""
         count = self.columns.shape[1]
         each = torch.arange(len(plan.rows), device=plan.rows.device).repeat_interleave(count)
-        left, steps = self.left.flatten(), ((plan.left + 1).clamp(min=1) / plan.t)[each]
-        known = plan.t[each] > 0
-        rows: dict[str, Any] = {
-            name: getattr(plan, name)[each] for name in ("rows", "positions", "took", "seed", "idle", "end")
-        }
-        columns: dict[str, Any] = {
-            name: self._of(name, getattr(plan, name)) for name in ("targets", "state", "standing", "last", "turn")
-        }
-        return replace(
-            plan,
-            **rows,
-            **columns,
-            left=left,
-            due=self.due.flatten(),
-            t=torch.where(known, (left + 1).clamp(min=0) / steps, 0.0),
-            s=torch.where(known, left.clamp(min=0) / steps, 0.0),
-        )
+        same = ("rows", "positions", "steps", "took", "seed", "idle", "end")
+        rows: dict[str, Any] = {name: getattr(plan, name)[each] for name in same}
+        own: dict[str, Any] = {name: getattr(self, name).flatten() for name in ("t", "s", "left", "due")}
+        names = ("targets", "state", "standing", "last", "turn")
+        columns: dict[str, Any] = {name: self._of(name, getattr(plan, name)) for name in names}
+        return replace(plan, **rows, **own, **columns)
 
     def offer(self, offer: Proposal) -> Proposal:
         """What is offered to each part."""

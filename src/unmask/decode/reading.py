@@ -9,6 +9,7 @@ from typing import Literal
 
 from unmask.base.canvas import Canvas
 from unmask.base.step import State
+from unmask.decode.effort import Eased
 from unmask.decode.trace import Trace
 from unmask.text.layout import Layout
 from unmask.text.tokenizer import Tokenizer
@@ -39,6 +40,7 @@ class Filled:
         cut: characters of the last gap's text that are left by a stop string, if one was met.
         left: positions that are still open.
         row: ids of the whole row as it stands.
+        eased: what became of its target of seconds, if it had one.
     """
 
     layout: Layout
@@ -50,6 +52,7 @@ class Filled:
     trace: Trace
     forwards: int
     row: list[int]
+    eased: Eased | None = None
 
     @property
     def mean_log_prob(self) -> float:

@@ -1,4 +1,4 @@
-"""The engine: `add`, `step`, `cancel`. No threads, no clock, no files, no text beyond stop strings.
+"""The engine: `add`, `step`, `cancel`. No threads, no files, no text beyond stop strings, no clock but one it is given.
 
 Each step is one forward for all rows that keep keys and values, and one for those that don't. Whatever the company, a
 request gets the same tokens: noise is keyed by its own seed, exact caches hold what a full forward would compute, and
@@ -7,7 +7,7 @@ what a preempted request had read is read again.
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from unmask.decode.session import lay_out
 from unmask.decode.trace import record
 from unmask.engine.batch import block_of, cut, share_out, widen
 from unmask.engine.crowd import Board, Crowd, kind
+from unmask.engine.pace import Chase, Clock, Pace
 from unmask.engine.request import Delta, Request
 from unmask.engine.room import Room
 from unmask.engine.stats import Stats
@@ -37,6 +38,7 @@ class Live:
     Attributes:
         canvas: its own row, until it has a place on the engine's.
         told: position up to which committed tokens were told.
+        chase: of its target of seconds, if it has one.
     """
 
     id: int
@@ -46,6 +48,7 @@ class Live:
     row: int = -1
     reading: Reading | None = None
     told: int = 0
+    chase: Chase | None = None
 
     @property
     def caches(self) -> bool:
@@ -63,6 +66,7 @@ class Engine:
         positions: that one forward may feed; longer prompts are read in parts.
         share: whether requests that begin alike read that only once.
         tokenizer: for stop strings.
+        clock: seconds, for requests with a target; without one none may have it.
 
     Attributes:
         stats: what was done.
@@ -77,6 +81,7 @@ class Engine:
         positions: int = 2048,
         share: bool = True,
         tokenizer: Tokenizer | None = None,
+        clock: Clock | None = None,
     ) -> None:
         if rows < 1 or positions < 1:
             raise BadInput(f"an engine has 1 row and 1 position at least, got rows={rows} and positions={positions}")
@@ -86,6 +91,7 @@ class Engine:
         self._memory = None if model.traits.clock else Remembering(model, 2 * rows)
         self.room = Room(model, rows, cache_positions, share=share)
         self.stats = Stats(pages=self.room.num_pages)
+        self._pace = Pace(clock)
         self._sampling: Board | None = None  # comes with the first request
         self._guidance = torch.zeros(rows, dtype=torch.float64, device=model.device)
         self._revises = torch.zeros(rows, dtype=torch.bool, device=model.device)
@@ -134,9 +140,10 @@ class Engine:
             self._sampling = Board(decoder.sampling, self.num_rows, model.device)
         if decoder.sampling.forbidden != self._sampling.part.forbidden:
             raise Unsupported("requests of one engine forbid the same ids; use another engine for this one")
+        chase = self._pace.chase(request)
         if (name := kind(decoder)) not in self._crowds:
             self._crowds[name] = Crowd.of(decoder, self.num_rows, model.device)
-        live = Live(self._next, request, canvas, self._crowds[name])
+        live = Live(self._next, request, canvas, self._crowds[name], chase=chase)
         self._next += 1
         self._waiting.append(live)
         return live.id
@@ -158,7 +165,9 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Delta]:
         """One forward (two where some rows keep keys and values and others don't), and what it did."""
+        self._pace.tick(going_on=bool(self._running))
         self._enter()
+        self._pace.ease(self._running.values(), self.canvas, self._own)
         for caches in (True, False):
             done = self.canvas.done.tolist()
             lives = [live for live in self._running.values() if live.caches is caches and not done[live.row]]
@@ -178,6 +187,7 @@ class Engine:
             live = self._waiting.popleft()
             request, decoder, live.row = live.request, live.request.decoder, self._free.pop()
             self.canvas.enter(live.row, live.canvas)
+            self.canvas.stride[live.row] = decoder.stride
             if self._memory is not None:
                 self._memory.forget(torch.tensor([live.row, live.row + self.num_rows]))
             ends = request.ends and self.model.vocab.eos is not None
@@ -216,7 +226,8 @@ class Engine:
         if caches and self._open(lives, plan):
             plan = self._plans(lives, cache)
         widths, blocks = (plan.positions >= 0).sum(1).tolist(), block_of(plan)
-        unread = [count if block else 0 for count, block in zip(plan.keep.sum(1).tolist(), blocks, strict=True)]
+        text = (plan.keep & (plan.positions < plan.targets[:, :1])).sum(1).tolist()
+        unread = [count if block else 0 for count, block in zip(text, blocks, strict=True)]
         shares = share_out(widths, unread, [block or 1 for block in blocks], self.positions)
         reach = plan.slots.amax(1) + 1
         ends = torch.where(
@@ -291,6 +302,8 @@ class Engine:
                 part, offered = plan.take(these), offer.take(these)
                 turn = crowd.decide(offered, part)
                 self.canvas.apply(turn.plan, turn.edit, turn.offer, spared[these])
+                if turn.edit.misread is not None:
+                    self.room.trim(turn.plan.rows, turn.edit.misread)
                 record(traces, self.canvas, turn)
         self._settle([live for live, bad in zip(lives, no_number, strict=True) if not bad], caches=caches)
 
@@ -304,8 +317,7 @@ class Engine:
 
     def _settle(self, lives: Sequence[Live], *, caches: bool) -> None:
         """Rows that need not go on are ended, and what was read can be found by others."""
-        cache = self.room.cache if caches else None  # a draft that was read is not text yet
-        held = [] if cache is None else torch.minimum(cache.held[: self.num_rows], self.canvas.sealed).tolist()
+        held = self.room.cache.held.tolist() if caches and self.room.cache is not None else []
         for live in lives:
             assert live.reading is not None
             if live.request.stops and live.reading.stopped(live.request.stops):
@@ -329,6 +341,8 @@ class Engine:
             news = live.reading.between(live.told, end)
             live.told = max(live.told, end)
             result = live.reading.result() if done else None
+            if result is not None and live.chase is not None:
+                result = replace(result, eased=self._pace.told(live.chase, int(self.canvas.turn[live.row])))
             if news or done:
                 self._over.append(Delta(id=live.id, tokens=news, result=result))
             if result is not None:

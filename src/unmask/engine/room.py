@@ -146,6 +146,12 @@ class Room:
         holding.aside = {}
         return True
 
+    def trim(self, rows: Tensor, start: Tensor) -> None:
+        """Know nothing of rows (R,) from a position of each (R,) on; guided ones have it twice."""
+        assert self.cache is not None
+        for add in (0, self.rows):
+            self.cache.trim(rows + add, start)
+
     def publish(self, row: int, tokens: Tensor, held: int) -> None:
         """Let others find the pages of a row whose first `held` positions are final."""
         holding = self._held[row]

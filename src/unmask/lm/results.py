@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
+from unmask.decode.effort import Eased
 from unmask.decode.reading import Cell
 from unmask.decode.trace import Trace
 from unmask.text.layout import Layout
@@ -32,12 +33,16 @@ class Settings(TypedDict, total=False):
     """What every writing call takes besides its text.
 
     `decoder` is a preset's name or "window x policy + policy"; its options are given by name beside it, see
-    `unmask.decode.options`. `watch` is called after every forward, with what is being written.
+    `unmask.decode.options`. `watch` is called after every forward, with what is being written. With `latency_s`, the
+    text should be done in so many seconds: while it is late it is written with less effort, so its tokens depend on how
+    fast this machine is just now; `Stats.eased` says what was done.
     """
 
     decoder: str | None
     seed: int
     watch: Callable[["Watched"], None] | None
+    latency_s: float | None
+    effort: str | None
     steps: int | None
     block: int | None
     threshold: float | None
@@ -74,12 +79,14 @@ class Stats:
         seconds: of the call that this text came from.
         tokens_per_forward: tokens of the completion per forward.
         edits: written tokens that were taken back or written over.
+        eased: what became of its target of seconds, if it had one.
     """
 
     forwards: int
     seconds: float
     tokens_per_forward: float
     edits: int
+    eased: Eased | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import codecs
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from unmask.text.tokenizer import Tokenizer
 ROWS = 64
 """Rows that are written at the same time; what is more waits for places."""
 
+_OTHERS = ("decoder", "seed", "watch", "latency_s")
+"""Settings that are no options of a decoder."""
 _LATER = ("schema", "regex", "choices")
 """Settings of the public face that need constrained decoding."""
 
@@ -46,7 +49,14 @@ class Writing:
         self._decoders = {early: _decoder(model, settings, early) for early in set(ask.no_end_before)}
         seed = _seed(settings)
         places = min(len(self.layouts), ROWS)
-        self.engine = Engine(model, rows=places, cache_positions=places * self._longest(), tokenizer=tokenizer)
+        target_s = settings.get("latency_s")
+        self.engine = Engine(
+            model,
+            rows=places,
+            cache_positions=places * self._longest(),
+            tokenizer=tokenizer,
+            clock=None if target_s is None else time.perf_counter,
+        )
         self._ids = [
             self.engine.add(
                 Request(
@@ -55,6 +65,7 @@ class Writing:
                     seed=int(seeds.key(seed, "draw", draw)),
                     ends=ask.ends,
                     stops=ask.stops,
+                    latency_s=target_s,
                 )
             )
             for rows, draw, early in zip(ask.texts, ask.draws, ask.no_end_before, strict=True)
@@ -107,6 +118,9 @@ class Writing:
             tried = list(zip(self.results[at : at + width], fits[at : at + width], strict=True))
             best, _ = max(tried, key=lambda one: (one[1], one[0].mean_log_prob))
             forwards = max(filled.forwards for filled, _ in tried) + int(width > 1)
+            if best.eased is not None:  # the text is there when all that it was chosen from are
+                slowest_s = max(filled.eased.took_s for filled, _ in tried if filled.eased is not None)
+                best = replace(best, eased=replace(best.eased, took_s=slowest_s))
             outputs.append(_output(best, self._tokenizer, self._ask, forwards, seconds))
         return outputs
 
@@ -153,7 +167,7 @@ def _seed(settings: Settings) -> int:
 
 def _decoder(model: Denoiser, settings: Settings, early: float) -> Decoder:
     """The decoder of some rows: `early` is where an end of text may first stand."""
-    options: dict[str, Any] = {k: v for k, v in settings.items() if k not in ("decoder", "seed", "watch")}
+    options: dict[str, Any] = {k: v for k, v in settings.items() if k not in _OTHERS}
     for name in _LATER:
         if options.pop(name, None) is not None:
             raise Unsupported(f"{name}= needs constrained decoding, which this version does not have")
@@ -185,7 +199,9 @@ def _output(filled: Filled, tokenizer: Tokenizer | None, ask: Ask, forwards: int
         logprobs=[p for gap in log_probs for p in gap],
         holes=[(gap.name, fill) for gap, fill in zip(filled.layout.gaps, fills, strict=True)],
         trace=filled.trace,
-        stats=Stats(forwards, seconds, len(tokens) / forwards if forwards else 0.0, filled.trace.num_edits),
+        stats=Stats(
+            forwards, seconds, len(tokens) / forwards if forwards else 0.0, filled.trace.num_edits, filled.eased
+        ),
     )
 
 

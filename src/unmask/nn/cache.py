@@ -135,6 +135,11 @@ class KVCache:
         self.v[:, which, start:] = 0
         self.recount(torch.arange(len(self.held), device=self.held.device) if rows is None else rows)
 
+    def trim(self, rows: Tensor, start: Tensor) -> None:
+        """Know nothing of some rows (R,) from a position of each (R,) on."""
+        self.known[rows] &= torch.arange(self.known.shape[1], device=rows.device) < start[:, None]
+        self.recount(rows)
+
     def recount(self, rows: Tensor, size: int | None = None) -> None:
         """Count what is known of some rows; behind `size` nothing is."""
         known = self.known[rows, :size]

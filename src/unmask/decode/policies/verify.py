@@ -35,4 +35,5 @@ class Verify:
         kept = torch.arange(drafted.shape[1], device=same.device) <= same
         edit = edit.accept(offer.is_open & checks & kept, offer.tokens)
         edit = edit.reopen(offer.is_open & checks & ~kept, self.mask).reopen(offer.is_open & ~checks, offer.tokens)
-        return replace(edit, settled=edit.settled & checks[:, 0])
+        unread = plan.targets[:, 0] + torch.where(checks, same, 0)[:, 0]  # where the token is another one than was read
+        return replace(edit, settled=edit.settled & checks[:, 0], misread=unread)

@@ -55,22 +55,18 @@ class Draft:
         rows = (~canvas.done).nonzero()[:, 0] if rows is None else rows
         state, at = canvas.state[rows], canvas.sealed[rows]
         shift = int(traits.speaks == "next")
-        places = torch.arange(state.shape[1], device=rows.device)
-        ahead = places >= at[:, None]
+        ahead = torch.arange(state.shape[1], device=rows.device) >= at[:, None]
         run = ((state == State.OPEN) | ~ahead).int().cumprod(1).bool() & ahead  # open without a gap
         drafted = (run & (canvas.tokens[rows] != self.mask)).sum(1)
         checks = drafted > 0
         size, room = count(self.block, rows), run.sum(1)
         end = at + torch.minimum(torch.where(checks, drafted + 1, size), room)
-        written = torch.where((state != State.FIXED) & ~ahead, places, -1).amax(1)
-        # the last token written may be another one than was drafted there: the next draft reads it again
-        again = torch.where(checks | (written < 0), at - shift, written).clamp(min=0)
         held = torch.zeros_like(at) if cache is None else cache.held[rows]
         stop = torch.where(checks, at + torch.minimum(drafted, end - at - shift), end)
         plan = look(
             canvas,
             rows,
-            feed=(torch.minimum(held, again), stop),
+            feed=(torch.minimum(held, at - shift).clamp(min=0), stop),
             region=(at, end),
             keep_to=torch.where(checks, stop, at) if cache is not None else None,
             steps=torch.ones_like(at),

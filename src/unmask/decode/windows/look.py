@@ -41,9 +41,9 @@ def look(
     fed = positions >= 0
     targets = span(*region)
     there = targets >= 0
-    step = canvas.step[rows]
+    step, stride = canvas.step[rows], canvas.stride[rows]
     tokens, state = canvas.tokens[rows], canvas.state[rows]
-    left = steps - step - 1
+    left = -((step - steps) // stride) - 1  # the last forward may take fewer steps than the others
     return Plan(
         rows=rows,
         positions=positions,
@@ -57,8 +57,9 @@ def look(
         source=(targets - shift).clamp(min=0) - feed[0][:, None],
         turn=canvas.turn[rows, None].expand_as(targets),
         last=canvas.best[rows].gather(1, targets.clamp(min=0)),
-        t=((left + 1).clamp(min=0) / steps).double(),
-        s=(left.clamp(min=0) / steps).double(),
+        t=((steps - step).clamp(min=0) / steps).double(),
+        s=((steps - step - stride).clamp(min=0) / steps).double(),
+        steps=steps,
         left=left,
         due=torch.ones_like(rows, dtype=torch.bool),
         took=canvas.took[rows],

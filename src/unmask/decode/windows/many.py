@@ -90,10 +90,14 @@ class Many:
         share = written.sum(2) / inside.sum(2).clamp(min=1)
         pressed = share >= column(self.press, plan.rows)
         due = torch.cat([plan.due[:, None], pressed[:, :-1]], dim=1)
-        waiting = (self._steps(plan.rows, block) - 1)[:, None].expand(-1, num - 1)
-        return Parts(
-            columns=columns.masked_fill(~inside, -1), left=torch.cat([plan.left[:, None], waiting], dim=1), due=due
-        )
+        stride = ((plan.t - plan.s) * plan.steps).round().long().clamp(min=1)
+        fresh = {  # a block that is not the first has all of its budget
+            "t": torch.ones_like(plan.t),
+            "s": ((plan.steps - stride).clamp(min=0) / plan.steps).double(),
+            "left": -(-plan.steps // stride) - 1,
+        }
+        every = {name: _first(getattr(plan, name), behind, num) for name, behind in fresh.items()}
+        return Parts(columns=columns.masked_fill(~inside, -1), due=due, **every)
 
     def _steps(self, rows: Tensor, block: Tensor) -> Tensor:
         steps = count(self.steps, rows)
@@ -106,3 +110,8 @@ class Many:
         ends = [at.clamp(max=len(places) - 1) for at in (start, start + block[:, None])]
         num_open = is_open.gather(1, ends[1]) - is_open.gather(1, ends[0])
         return 1 - num_open / (ends[1] - ends[0]).clamp(min=1)
+
+
+def _first(own: Tensor, behind: Tensor, num: int) -> Tensor:
+    """(R, num) of the first block `own` (R,), of the others `behind` (R,)."""
+    return torch.cat([own[:, None], behind[:, None].expand(-1, num - 1)], dim=1)

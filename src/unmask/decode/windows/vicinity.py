@@ -32,7 +32,7 @@ class Vicinity:
 
     Args:
         block: positions a block, counted from the first open position; None makes the canvas one block.
-        steps: forwards for the whole canvas, shared out over its blocks; None allows one per position.
+        steps: forwards for the whole canvas, shared out over its blocks; None allows one per position to be written.
         cache: what is taken from the full forward in the later steps of a block: "prefix" what lies before the block
             (the block and all behind it are read anew), "dual" what lies outside it (the block alone is).
     """

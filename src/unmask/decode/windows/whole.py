@@ -14,7 +14,7 @@ from unmask.base.attend import Attend
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Cache
 from unmask.base.errors import BadInput, Unsupported
-from unmask.base.step import Plan
+from unmask.base.step import Plan, State
 from unmask.base.vocab import Traits
 from unmask.decode.knobs import count
 from unmask.decode.windows.look import look, present
@@ -27,7 +27,7 @@ class Whole:
 
     Args:
         block: positions a block, counted from the first open position; None makes the canvas one block.
-        steps: forwards for the whole canvas, shared out over its blocks; None allows one per position.
+        steps: forwards for the whole canvas, shared out over its blocks; None allows one per position to be written.
         shadows: whether masks beside the active block judge what is written in it.
         mask: the token of these; set from the vocabulary.
     """
@@ -91,4 +91,6 @@ def active(
         )
     # the total is shared out evenly, earlier blocks take what is over
     share = total // blocks + (index < total % blocks).long()
-    return start, end, torch.where(total > 0, share, end - start)
+    places, state = torch.arange(canvas.tokens.shape[1], device=start.device), canvas.state[rows]
+    own = (places >= start[:, None]) & (places < end[:, None]) & (state != State.FIXED) & (state != State.ABSENT)
+    return start, end, torch.where(total > 0, share, own.sum(1).clamp(min=1))
