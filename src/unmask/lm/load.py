@@ -94,8 +94,9 @@ def load(
         quantize: "int8" holds the weights of the layers in 8 bits, rounded output by output; embeddings, norms and the
             output map stay as they are.
         revision: the branch, tag or commit of a hub id; its newest commit by default. `.name` tells the commit.
-        backend: what runs the network when it writes: "torch", "openvino", "onnx", or "auto", the fastest here. They
-            agree to within rounding, so the same seed may give another text on another backend.
+        backend: what runs the network when it writes: "torch", "compile" (torch.compile; slow to start), "openvino",
+            "onnx", or "auto", the fastest here. They agree to within rounding, so the same seed may give another text
+            on another backend.
     Raises:
         UnknownName, BadInput: no model is called so, here or on the hub.
         BadCheckpoint: the files are torn or hold something else.
