@@ -142,9 +142,7 @@ def _past(visit: Visit | None, part: Part, shape: tuple[int, ...], like: Tensor)
     cache, rows, size = visit.cache, len(part.rows), min(shape[2], visit.cache.known.shape[1])
     places = torch.arange(size, device=like.device).repeat(rows)
     slots = cache.place(visit.rows[part.rows].repeat_interleave(size), places)
-    found = (
-        x.flatten(1, 2).index_select(1, slots).view(shape[0], rows, size, *shape[3:]) for x in (cache.k, cache.v)
-    )
+    found = (x.flatten(1, 2).index_select(1, slots).view(shape[0], rows, size, *shape[3:]) for x in (cache.k, cache.v))
     lacks = (0, 0, 0, 0, 0, shape[2] - size, 0, shape[1] - rows)
     k, v = (F.pad(x, lacks) if any(lacks) else x for x in found)
     return k, v

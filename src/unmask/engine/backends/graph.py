@@ -140,6 +140,7 @@ def closed(model: Denoiser) -> Transformer:
     shape = model.shape
     what = {
         "a mixture of experts": shape.experts is not None,
+        "its heads split over processes": model.kv_heads != shape.kv_heads,
         "noise as an input": shape.sigma != "none" or model.traits.clock,
     }
     for name, there in what.items():
