@@ -292,15 +292,14 @@ class Transformer(nn.Module):
 
     def head(self, features: Tensor) -> Tensor:
         """Logits (..., V) of features (..., D); of networks that say ratios, log ratios to the token that was fed."""
-        offset, bias = 0, self.head_bias if self.shape.head_bias else None
-        if self.shape.scale_by_sigma:
-            features, offset = features[..., :-1], features[..., -1:]
+        bias = self.head_bias if self.shape.head_bias else None
+        features, offset = (features[..., :-1], features[..., -1:]) if self.shape.scale_by_sigma else (features, None)
         if self.shape.tied or bias is not None:
             weight = self.embed_tokens.weight if self.shape.tied else self.lm_head.weight
             logits = F.linear(features, weight, bias)
         else:
             logits = self.lm_head(features)  # by name, so that it may be split over processes
-        return logits - offset if self.shape.scale_by_sigma else logits
+        return logits if offset is None else logits - offset
 
     def forward(
         self, tokens: Tensor, *, positions: Tensor | None = None, attend: Attend | None = None, t: Tensor | None = None

@@ -42,7 +42,7 @@ def plan(model: Transformer, count: int) -> dict[str, ParallelStyle]:
     for name, module in model.named_modules():
         for ends, style in ((BY_OUTPUTS, ColwiseParallel), (BY_INPUTS, RowwiseParallel)):
             if name.startswith("layers.") and name.endswith(ends):
-                if type(module) is not nn.Linear:
+                if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter:
                     raise Unsupported("rounded weights can't be split over processes; load the model without quantize")
                 styles[name] = style()
     if not shape.tied and not shape.head_bias:
@@ -53,8 +53,8 @@ def plan(model: Transformer, count: int) -> dict[str, ParallelStyle]:
 def parallelize(model: Transformer, mesh: DeviceMesh) -> Transformer:
     """Split a model, in place, over the processes of a mesh of one dimension; all of them have to call it.
 
-    Each process brings the whole model and keeps its part, on the mesh's kind of device. A model that is loaded onto the
-    CPU first is split tensor by tensor, so no device ever holds it whole.
+    Each process brings the whole model and keeps its part, on the mesh's kind of device. A model that is loaded onto
+    the CPU first is split tensor by tensor, so no device ever holds it whole.
 
     Returns:
         The model; its caches hold the keys and values of this process's heads.

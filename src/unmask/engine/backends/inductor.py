@@ -126,9 +126,9 @@ class Inductor(Compiled):
     @torch.inference_mode()
     def _nothing(self, sizes: Sizes) -> tuple[Tensor, ...]:
         """Inputs of a bucket in which nobody is."""
-        (rows, width, slots), s, where = sizes, self.shape, {"device": self.device}
-        tokens = torch.zeros(rows, width, dtype=torch.int64, **where)
-        mask = torch.zeros(rows, width, slots, dtype=torch.bool, **where)
+        (rows, width, slots), s = sizes, self.shape
+        tokens = torch.zeros(rows, width, dtype=torch.int64, device=self.device)
+        mask = torch.zeros(rows, width, slots, dtype=torch.bool, device=self.device)
         past = self._like.new_zeros(s.depth, rows, slots, s.kv_heads, s.head_dim)
         return tokens, tokens.clone(), tokens.flatten().clone(), mask, past, past.clone()
 
