@@ -4,8 +4,8 @@ What flows in is rounded too, each row by a scale of its own, so no row depends 
 bits, with or without torch.compile. Whole numbers of 8 bits are not torchao's business: its formula for them is that of
 `unmask.nn.quantize`, but its scales are others, and a model should say the same on every device.
 
-It knows neither families nor files. No GPU has run this yet: tests see what is asked of torchao, and run its format that
-rounds weights alone on a CPU.
+It knows neither families nor files. No GPU has run this yet: tests see what is asked of torchao, and run its format
+that rounds weights alone on a CPU.
 """
 
 import warnings

@@ -21,6 +21,7 @@ from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput, Unsupported
 from unmask.engine.backends.compiled import Compiled
 from unmask.engine.backends.graph import Body, closed
+from unmask.engine.room import SPARE
 from unmask.nn.cache import rounded
 
 MODES = {"cpu": "default", "cuda": "reduce-overhead"}
@@ -60,9 +61,8 @@ class Buckets:
     @classmethod
     def of(cls, max_length: int) -> Self:
         """For a model of so many positions. Slots are `rounded`, so that a bucket changes no sum's order."""
-        return cls(
-            rows=ROWS, widths=_grown(WIDTHS, max_length), slots=_grown((SLOTS,), rounded(max_length + 1), rounded)
-        )
+        text, beside = rounded(max_length + 1), rounded(max_length + SPARE + 1)
+        return cls(rows=ROWS, widths=_grown(WIDTHS, max_length), slots=(*_grown((SLOTS,), text, rounded), beside))
 
     def fit(self, rows: int, width: int, slots: int) -> Sizes:
         """The least bucket; its rows may be fewer than asked, never its width and slots."""
@@ -202,5 +202,11 @@ def _grown(start: Sequence[int], end: int, rounding: Callable[[int], int] = int)
 
 
 def _least(sizes: Sequence[int], wanted: int) -> int:
-    """The least of rising sizes that is no less than what is wanted."""
+    """The least of rising sizes that is no less than what is wanted.
+
+    Raises:
+        Unsupported: all are less.
+    """
+    if wanted > sizes[-1]:
+        raise Unsupported(f"a forward of {wanted} is beyond the largest bucket, {sizes[-1]}; give larger buckets")
     return sizes[bisect_left(sizes, wanted)]
