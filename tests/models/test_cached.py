@@ -195,3 +195,11 @@ def test_no_gradient_through_a_cache():
         ids(1, 4), positions=torch.arange(4)[None], attend=Attend(), cache=model.cache(1, 4)
     ).requires_grad
     assert out.shape == (1, 4, 29)
+
+
+def test_joined_rules_are_where_their_rows_are():
+    """Causal and full reading are numbers only, so their joint rule has nothing else to tell its device from."""
+    rules = [(Attend(kind="causal"), 2), (Attend(kind="full"), 3), (Attend(kind="blocks", block=4), 1)]
+    assert Attend.join(rules).block.tolist() == [1, 1, *[1 << 40] * 3, 4]
+    joined = Attend.join(rules, torch.device("meta")).block
+    assert (joined.device.type, joined.shape) == ("meta", (6,))

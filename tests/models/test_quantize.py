@@ -1,6 +1,7 @@
 """Rounded weights: a plain linear map with other numbers, and no row that knows of its neighbours."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ import unmask
 from small_gguf import publish
 from unmask.base.errors import Unsupported
 from unmask.models.load import load, save
-from unmask.nn import quantize
+from unmask.models.parallel import plan
+from unmask.nn import fp8, quantize
+from unmask.nn.moe import Pool
 from unmask.nn.quantize import FORMATS, RoundedLinear, RoundedStack, int8, rounds
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -168,6 +171,58 @@ def test_what_cant_be_had(tmp_path):
     with pytest.raises(Unsupported, match="rounded by quantize='int8'; load it without"):
         save(model, tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_fp8_is_asked_of_torchao(monkeypatch):
+    """Only what is asked: what it computes needs a GPU."""
+    library, calls = pytest.importorskip("torchao.quantization"), []
+    monkeypatch.setattr(library, "quantize_", lambda module, config: calls.append(config))
+    fp8.place(nn.Linear(16, 32, dtype=torch.bfloat16), "weight")
+    assert type(calls[0]).__name__ == "Float8DynamicActivationFloat8WeightConfig"
+    assert all(isinstance(one, library.PerRow) for one in calls[0].granularity)
+
+
+@torch.no_grad()
+def test_fp8_on_its_way_through_loading(tmp_path, monkeypatch):
+    """On a CPU, with torchao's format that rounds weights alone."""
+    library = pytest.importorskip("torchao.quantization")
+    weights_alone = library.Float8WeightOnlyConfig(set_inductor_config=False)
+    monkeypatch.setattr(library, "Float8DynamicActivationFloat8WeightConfig", lambda granularity: weights_alone)
+    monkeypatch.setattr(fp8, "check", lambda device, dtype: None)
+    publish(tmp_path, "Qwen2", hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1)
+    small, whole = load(tmp_path, "cpu", "bfloat16", "fp8"), load(tmp_path, "cpu", "bfloat16")
+    lent = {name for name, weight in small.named_parameters() if type(weight) is not nn.Parameter}
+    assert lent == {name for name, _ in whole.named_parameters() if rounds(whole, name)}
+    before, after = forward(whole).float(), forward(small).float()
+    assert not torch.equal(after, before)
+    assert float((after - before).abs().max()) < 0.1 * float(before.abs().max())
+    with pytest.raises(Unsupported, match="quantize"):
+        plan(small, 1)
+    with pytest.raises(Unsupported, match="rounded by quantize='fp8'"):
+        save(small, tmp_path / "b")
+
+
+def test_where_fp8_cant_be_had(tmp_path, monkeypatch):
+    publish(tmp_path)
+    with pytest.raises(Unsupported, match=r"compute capability 8\.9 at least, and cpu is none; use quantize='int8'"):
+        load(tmp_path, "cpu", quantize="fp8")
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    with pytest.raises(Unsupported, match="compute capability"):
+        fp8.check(cuda, torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    with pytest.raises(Unsupported, match="bfloat16"):
+        fp8.check(cuda, torch.float32)
+    with pytest.raises(Unsupported, match="multiples of 16"):
+        fp8.place(nn.Linear(16, 20), "weight")
+    with pytest.raises(Unsupported, match=r"stored one is torch\.float32"):
+        fp8.place(nn.Linear(16, 16), "weight")
+    with pytest.raises(Unsupported, match="experts"):
+        fp8.place(Pool(16, 2, 16), "up_proj")
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(Unsupported, match=r"unmask\[gpu\]"):
+        fp8.check(cuda, None)
 
 
 def test_routers_are_left_alone():

@@ -116,8 +116,8 @@ class Attend:
                 return cls(kind="full")
 
     @classmethod
-    def join(cls, rules: Sequence[tuple["Attend", int]]) -> "Attend":
-        """One rule for the rows of several: (rule, its number of rows) each, in order.
+    def join(cls, rules: Sequence[tuple["Attend", int]], device: torch.device | None = None) -> "Attend":
+        """One rule for the rows of several: (rule, its number of rows) each, in order; its tensors are on `device`.
 
         Causal reading is in blocks of one, full reading in a block of all, and a canvas is what sees all behind causal
         reading.
@@ -127,9 +127,8 @@ class Attend:
             return first
 
         def column(values: list[int | Tensor]) -> Tensor:
-            parts = [torch.as_tensor(v).expand(count) for v, (_, count) in zip(values, rules, strict=True)]
-            device = next((part.device for part in parts if part.device.type != "cpu"), None)
-            return torch.cat([part.to(device or "cpu") for part in parts])
+            parts = zip(values, rules, strict=True)
+            return torch.cat([torch.as_tensor(value, device=device).expand(count) for value, (_, count) in parts])
 
         shadows = Shadows.join([(rule.shadows, count) for rule, count in rules])
         starts: list[int | Tensor] = [ALL if rule.start is None else rule.start for rule, _ in rules]

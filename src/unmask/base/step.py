@@ -93,7 +93,8 @@ class Plan:
             return plans[0]
         columns = {f.name: [getattr(plan, f.name) for plan in plans] for f in fields(cls) if f.name != "attend"}
         joined = {name: torch.cat(_even(some, _FILLERS.get(name, 0))) for name, some in columns.items()}
-        return cls(attend=Attend.join([(plan.attend, len(plan.rows)) for plan in plans]), **joined)
+        rules = [(plan.attend, len(plan.rows)) for plan in plans]
+        return cls(attend=Attend.join(rules, joined["rows"].device), **joined)
 
 
 _FILLERS = {"positions": NOBODY, "slots": NOBODY, "targets": NOBODY, "state": int(State.ABSENT), "last": -1}

@@ -13,7 +13,8 @@ from unmask.decode.options import OPTIONS
 
 Model = Annotated[str, typer.Option("--model", "-m", help="a bundled model, a folder, a GGUF file, or a hub id")]
 Backend = Annotated[
-    str, typer.Option("--backend", help="what runs the network: torch, openvino, onnx, or auto (the fastest here)")
+    str,
+    typer.Option("--backend", help="what runs the network: torch, compile, openvino, onnx, or auto (the fastest here)"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="one machine-readable object")]
 Live = Annotated[bool, typer.Option("--live/--no-live", help="show the canvas filling (in a terminal)")]

@@ -92,10 +92,12 @@ def load(
         device: "auto" takes a GPU where there is one; or a torch device.
         dtype: a torch dtype or its name; by default float32 on a CPU, and the stored one elsewhere.
         quantize: "int8" holds the weights of the layers in 8 bits, rounded output by output; embeddings, norms and the
-            output map stay as they are.
+            output map stay as they are. "fp8", on a GPU that multiplies in 8 bits, rounds what flows in
+            as well, and takes torchao.
         revision: the branch, tag or commit of a hub id; its newest commit by default. `.name` tells the commit.
-        backend: what runs the network when it writes: "torch", "openvino", "onnx", or "auto", the fastest here. They
-            agree to within rounding, so the same seed may give another text on another backend.
+        backend: what runs the network when it writes: "torch", "compile" (torch.compile; slow to start), "openvino",
+            "onnx", or "auto", the fastest here. They agree to within rounding, so the same seed may give another text
+            on another backend.
     Raises:
         UnknownName, BadInput: no model is called so, here or on the hub.
         BadCheckpoint: the files are torn or hold something else.

@@ -189,6 +189,7 @@ class Transformer(nn.Module):
         seed: keys the initial weights; weights on the meta device are left alone.
 
     Attributes:
+        kv_heads: heads whose keys and values its caches hold; fewer than the shape's where it is split over processes.
         defaults: decoding defaults that came with a checkpoint, or {}.
         origin: how it lay in the files that it came from, for whoever saves it; None for a fresh one.
     """
@@ -207,7 +208,7 @@ class Transformer(nn.Module):
         if vocab.size > shape.vocab_size:
             raise BadInput(f"the vocabulary has {vocab.size} ids, the embedding only {shape.vocab_size} rows")
         self.shape, self.vocab, self.traits, self.attention = shape, vocab, traits, attention
-        self.max_length = shape.max_length
+        self.max_length, self.kv_heads = shape.max_length, shape.kv_heads
         self.defaults: dict[str, Any] = {}
         self.origin: Any = None
         with torch.random.fork_rng(devices=[]):  # torch's own first weights are thrown away, and so are their draws
@@ -256,7 +257,7 @@ class Transformer(nn.Module):
         """An empty cache for `rows` rows of `length` positions and `spare` slots; TooLong beyond `max_length`."""
         self._fits(length)
         s = self.shape
-        return KVCache(s.depth, rows, length + spare, s.kv_heads, s.head_dim, like=self.embed_tokens.weight)
+        return KVCache(s.depth, rows, length + spare, self.kv_heads, s.head_dim, like=self.embed_tokens.weight)
 
     def read(
         self,
@@ -291,11 +292,14 @@ class Transformer(nn.Module):
 
     def head(self, features: Tensor) -> Tensor:
         """Logits (..., V) of features (..., D); of networks that say ratios, log ratios to the token that was fed."""
-        weight = self.embed_tokens.weight if self.shape.tied else self.lm_head.weight
         bias = self.head_bias if self.shape.head_bias else None
-        if not self.shape.scale_by_sigma:
-            return F.linear(features, weight, bias)
-        return F.linear(features[..., :-1], weight, bias) - features[..., -1:]
+        features, offset = (features[..., :-1], features[..., -1:]) if self.shape.scale_by_sigma else (features, None)
+        if self.shape.tied or bias is not None:
+            weight = self.embed_tokens.weight if self.shape.tied else self.lm_head.weight
+            logits = F.linear(features, weight, bias)
+        else:
+            logits = self.lm_head(features)  # by name, so that it may be split over processes
+        return logits if offset is None else logits - offset
 
     def forward(
         self, tokens: Tensor, *, positions: Tensor | None = None, attend: Attend | None = None, t: Tensor | None = None

@@ -21,6 +21,7 @@ from unmask.models.family import Config, Family, Origin
 from unmask.models.files import CONFIG, INDEX, WEIGHTS, Contents, Stored
 from unmask.models.profile import declared
 from unmask.models.weights import At, Names, Piece, check, expected, pieces, stored
+from unmask.nn import fp8
 from unmask.nn.quantize import FORMATS, place, rounds
 
 __all__ = ["CONFIG", "INDEX", "WEIGHTS", "Contents", "assemble", "contents", "load", "plan", "save"]
@@ -68,13 +69,17 @@ def load(
             `contents` found there.
         device: "auto" is a GPU if there is one.
         dtype: None is the stored one, but float32 on a CPU where a half precision is stored.
-        quantize: a key of `unmask.nn.quantize.FORMATS`, by which the weights of the layers are rounded.
+        quantize: a key of `unmask.nn.quantize.FORMATS`, by which the weights of the layers are rounded, or "fp8" on a
+            GPU, see `unmask.nn.fp8`.
     Raises:
         BadCheckpoint: missing, torn or contradictory. Unsupported: a family, weight format or device we don't have.
     """
     target, wanted = _device(device), _dtype(dtype)
-    if quantize is not None and quantize not in FORMATS:
-        raise Unsupported(f"weights can't be rounded to {quantize!r}; known: {', '.join(FORMATS)}")
+    if quantize is not None:
+        if quantize not in (*FORMATS, fp8.NAME):
+            raise Unsupported(f"weights can't be rounded to {quantize!r}; known: {', '.join([*FORMATS, fp8.NAME])}")
+        if quantize == fp8.NAME:
+            fp8.check(target, wanted)
     found = source if isinstance(source, Contents) else contents(source)
     model = assemble(found.config, found.tensors, target, wanted, where=str(found.where), quantize=quantize)
     rounded = f"its weights were rounded by quantize={quantize!r}; load it without, and save that" if quantize else ""
@@ -97,11 +102,14 @@ def assemble(
     for name, size in {name: value.shape for name, value in model.named_parameters()}.items():
         piece, owner, leaf = layout[name], *name.rpartition(".")[::2]
         kept = dtype or _usual(found[piece.keys[0]].dtype, device)
-        if quantize is not None and rounds(model, name):
+        rounded = quantize is not None and rounds(model, name)
+        if rounded and quantize in FORMATS:
             place(model, name, _parts(piece, found, device), quantize, kept)
             continue
         value, module = _parameter(piece, found, size, device, kept), model.get_submodule(owner)
         setattr(module, leaf, nn.Parameter(value, requires_grad=getattr(module, leaf).requires_grad))
+        if rounded:
+            fp8.place(module, leaf)
     model.origin = Origin(
         family=laid.family.name,
         config=config,

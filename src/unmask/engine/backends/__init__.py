@@ -1,4 +1,4 @@
-"""Where the forward of a model runs: torch, which is the truth, or a runtime that is faster on a CPU.
+"""Where the forward of a model runs: torch, which is the truth, or a runtime that is faster here.
 
 Whatever it is, it is a `Denoiser`, and what it computes is what torch computes to within rounding.
 """
@@ -11,7 +11,7 @@ import torch
 from unmask.base.attend import Attend
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput, UnknownName, Unsupported
-from unmask.engine.backends import onnx, openvino
+from unmask.engine.backends import inductor, onnx, openvino
 
 
 def _torch(model: Denoiser, precision: str = "loaded") -> Denoiser:
@@ -20,7 +20,12 @@ def _torch(model: Denoiser, precision: str = "loaded") -> Denoiser:
     return model
 
 
-BACKENDS: dict[str, Callable[..., Denoiser]] = {"torch": _torch, "openvino": openvino.build, "onnx": onnx.build}
+BACKENDS: dict[str, Callable[..., Denoiser]] = {
+    "torch": _torch,
+    "compile": inductor.build,
+    "openvino": openvino.build,
+    "onnx": onnx.build,
+}
 """(model, precision) to the model on that backend. A precision is a key of `graph.PRECISIONS`."""
 AUTO = "auto"
 CANDIDATES = ("openvino",)

@@ -3,7 +3,7 @@
 It does not know which runtime that is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,13 @@ from unmask.nn.pack import Pack, Part
 
 Run = Callable[..., tuple[Tensor, ...]]
 """Inputs of a graph to its outputs; see `unmask.engine.backends.graph`."""
+Fit = Callable[[int, int, int], tuple[int, int, int]]
+"""(rows, width, slots) that are needed to those that a graph is run with; rows may be fewer, and then it runs again."""
+
+
+def loose(rows: int, width: int, slots: int, *, least: int = 1) -> tuple[int, int, int]:
+    """For graphs of any size: slots in whole lanes, and `least` positions at least (fillers make up for the rest)."""
+    return rows, max(width, -(-least // rows)), -(-slots // LANES) * LANES
 
 
 class Compiled:
@@ -27,27 +34,26 @@ class Compiled:
     Args:
         model: whose graphs these are; its weights are not kept.
         body, head: the graphs of features and of logits.
-        least: positions that a forward has at least; fillers make up for those that lack.
+        fit: which sizes graphs run with.
+
+    Attributes:
+        device: where its inputs have to be, and where the graphs run.
     """
 
-    def __init__(self, model: Transformer, body: Run, head: Run, *, least: int = 1) -> None:
+    def __init__(self, model: Transformer, body: Run, head: Run, *, fit: Fit = loose) -> None:
         self.vocab, self.traits, self.max_length = model.vocab, model.traits, model.max_length
-        self.shape, self.defaults = model.shape, model.defaults
-        self._body, self._head, self._least = body, head, least
-
-    @property
-    def device(self) -> torch.device:
-        """Where its inputs have to be: the CPU."""
-        return torch.device("cpu")
+        self.shape, self.defaults, self.device = model.shape, model.defaults, model.device
+        self._body, self._head, self._fit = body, head, fit
+        self._like = model.embed_tokens.weight.new_empty(0)
 
     def cache(self, rows: int, length: int, spare: int = 0) -> KVCache:
         """An empty cache for `rows` rows of `length` positions and `spare` slots; TooLong beyond `max_length`."""
         if length > self.max_length:
             raise TooLong(f"this model holds at most {self.max_length} positions, got {length}")
         s = self.shape
-        return KVCache(s.depth, rows, length + spare, s.kv_heads, s.head_dim, like=torch.empty(0))
+        return KVCache(s.depth, rows, length + spare, s.kv_heads, s.head_dim, like=self._like)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def read(
         self,
         tokens: Tensor,
@@ -65,7 +71,7 @@ class Compiled:
         `t` is for networks with a clock, which these are not.
         """
         if cache is None:
-            here = torch.arange(positions.shape[1]).expand_as(positions)
+            here = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
             return self._read(tokens, positions, here, attend, None)
         assert isinstance(cache, KVCache)
         slots = positions if slots is None else slots
@@ -82,38 +88,63 @@ class Compiled:
         pack, s = Pack.of(positions), self.shape
         flat_tokens, flat_positions, flat_slots = pack.flat(tokens), pack.flat(positions), pack.flat(stand)
         count = len(flat_tokens)
-        features = torch.empty(count, s.width)
-        fresh = [torch.empty(s.depth, count, s.kv_heads, s.head_dim) for _ in range(2)]
-        for part in pack.parts:
-            part = replace(part, width=max(part.width, -(-self._least // len(part.rows))))
+        features = self._like.new_empty(count, s.width)
+        fresh = [self._like.new_empty(s.depth, count, s.kv_heads, s.head_dim) for _ in range(2)]
+        for part, known, reach in self._parts(pack, flat_positions, visit):
+            rows, width, size = self._fit(len(part.rows), part.width, reach + 1)  # with a slot that is nobody's
+            part = replace(part, width=width)
             places = part.spread(flat_positions + 1) - 1
-            fed = places >= 0
+            fed, device = places >= 0, places.device
             slots = part.spread(flat_slots + 1) - 1
-            known = fed if visit is None else visit.there[part.rows]
-            reach = int(known.any(0).nonzero()[-1]) + 1
-            rows, size = len(places), -(-(reach + 1) // LANES) * LANES  # with a spare slot that is nobody's
-            seen = attend.rows(part.rows).allows(slots.clamp(min=0), torch.arange(reach).expand(rows, reach))
-            mask = F.pad(seen & known[:, None, :reach], (0, size - reach))
-            at = slots.where(fed, size - 1) + size * torch.arange(rows)[:, None]  # a filler's keys go to the spare one
-            past = _past(visit, part, (s.depth, rows, size, s.kv_heads, s.head_dim))
-            out, *keys = self._body(part.spread(flat_tokens), places.clamp(min=0), at.flatten(), mask, *past)
+            keys = torch.arange(reach, device=device).expand(len(places), reach)
+            seen = attend.rows(part.rows).allows(slots.clamp(min=0), keys) & known[:, None, :reach]
+            more = rows - len(places)  # rows that are nobody's see nothing, and all of theirs is filler
+            at = F.pad(slots.where(fed, size - 1), (0, 0, 0, more), value=size - 1)
+            at = at + size * torch.arange(rows, device=device)[:, None]
+            past = _past(visit, part, (s.depth, rows, size, s.kv_heads, s.head_dim), self._like)
+            out, *made = self._body(
+                F.pad(part.spread(flat_tokens), (0, 0, 0, more)),
+                F.pad(places.clamp(min=0), (0, 0, 0, more)),
+                at.flatten(),
+                F.pad(seen, (0, size - reach, 0, 0, 0, more)),
+                *past,
+            )
             features[part.at] = out[part.place]
-            for store, new in zip(fresh, keys, strict=True):
+            for store, new in zip(fresh, made, strict=True):
                 store[:, part.at] = new[:, part.place[0], part.place[1]]
         if visit is not None:
             _write(visit, fresh)
         return pack.back(features)
 
+    def _parts(self, pack: Pack, positions: Tensor, visit: Visit | None) -> Iterator[tuple[Part, Tensor, int]]:
+        """Parts that a graph has rows for, which slots of theirs hold something, and slots up to the last of these."""
+        for part in pack.parts:
+            known = part.spread(positions + 1) > 0 if visit is None else visit.there[part.rows]
+            reach = int(known.any(0).nonzero()[-1]) + 1
+            most = self._fit(len(part.rows), part.width, reach + 1)[0]
+            for start in range(0, len(part.rows), most):
+                yield _slice(part, start, start + most), known[start : start + most], reach
 
-def _past(visit: Visit | None, part: Part, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Keys and values (layers, P, T, K, d) of a part's rows, of all layers at once; zeros behind the last slot."""
+
+def _slice(part: Part, start: int, stop: int) -> Part:
+    """Some of a part's rows."""
+    if start == 0 and stop >= len(part.rows):
+        return part
+    p, w = part.place
+    inside = (p >= start) & (p < stop)
+    return replace(part, rows=part.rows[start:stop], at=part.at[inside], place=(p[inside] - start, w[inside]))
+
+
+def _past(visit: Visit | None, part: Part, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values (layers, R, T, K, d) of a part's rows, of all layers at once; zeros behind the last slot."""
     if visit is None:
-        return torch.zeros(shape), torch.zeros(shape)
-    cache, size = visit.cache, min(shape[2], visit.cache.known.shape[1])
-    places = torch.arange(size).repeat(shape[1])
+        return like.new_zeros(shape), like.new_zeros(shape)
+    cache, rows, size = visit.cache, len(part.rows), min(shape[2], visit.cache.known.shape[1])
+    places = torch.arange(size, device=like.device).repeat(rows)
     slots = cache.place(visit.rows[part.rows].repeat_interleave(size), places)
-    found = (x.flatten(1, 2).index_select(1, slots).view(*shape[:2], size, *shape[3:]) for x in (cache.k, cache.v))
-    k, v = (x if size == shape[2] else F.pad(x, (0, 0, 0, 0, 0, shape[2] - size)) for x in found)
+    found = (x.flatten(1, 2).index_select(1, slots).view(shape[0], rows, size, *shape[3:]) for x in (cache.k, cache.v))
+    lacks = (0, 0, 0, 0, 0, shape[2] - size, 0, shape[1] - rows)
+    k, v = (F.pad(x, lacks) if any(lacks) else x for x in found)
     return k, v
 
 

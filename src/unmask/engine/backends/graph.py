@@ -133,6 +133,22 @@ def rounded(model: Transformer) -> bool:
     return any(isinstance(module, WholeLinear) for module in model.modules())
 
 
+def closed(model: Denoiser) -> Transformer:
+    """The model, if its forward is one fixed graph of tokens, positions, mask, keys and values; else Unsupported."""
+    if type(model) is not Transformer:
+        raise Unsupported(f"only plain transformers are one graph, not {type(model).__name__}; use backend 'torch'")
+    shape = model.shape
+    what = {
+        "a mixture of experts": shape.experts is not None,
+        "its heads split over processes": model.kv_heads != shape.kv_heads,
+        "noise as an input": shape.sigma != "none" or model.traits.clock,
+    }
+    for name, there in what.items():
+        if there:
+            raise Unsupported(f"a model with {name} is no fixed graph; use backend 'torch'")
+    return model
+
+
 @torch.no_grad()
 def traceable(model: Denoiser, precision: str) -> Transformer:
     """The model as it will be traced: its own tensors in modules of their own.
@@ -146,12 +162,8 @@ def traceable(model: Denoiser, precision: str) -> Transformer:
     """
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
-    if type(model) is not Transformer:
-        raise Unsupported(f"only plain transformers can leave torch, not {type(model).__name__}; use backend 'torch'")
-    shape = model.shape
+    model = closed(model)
     what = {
-        "a mixture of experts": shape.experts is not None,
-        "noise as an input": shape.sigma != "none" or model.traits.clock,
         f"numbers of {model.embed_tokens.weight.dtype}": model.embed_tokens.weight.dtype != torch.float32,
         f"weights on {model.device}": model.device.type != "cpu",
     }

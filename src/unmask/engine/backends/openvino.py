@@ -8,6 +8,7 @@ masks are not its business.
 
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn import Module
 
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import Unsupported
-from unmask.engine.backends.compiled import Compiled, Run
+from unmask.engine.backends.compiled import Compiled, Run, loose
 from unmask.engine.backends.graph import (
     HEAD_INPUTS,
     HEAD_OUTPUTS,
@@ -59,7 +60,7 @@ def build(model: Denoiser, precision: str = "loaded", folder: Path | None = None
     else:
         body, head = (_library().Core().read_model(folder / f"{name}.xml") for name in ("body", "head"))
     # The kernel of compressed weights for one position sums in another order than that for more.
-    return Compiled(twin, _run(body), _run(head), least=2 if rounded(twin) else 1)
+    return Compiled(twin, _run(body), _run(head), fit=partial(loose, least=2 if rounded(twin) else 1))
 
 
 def save(model: Denoiser, folder: Path, precision: str = "loaded") -> list[Path]:
