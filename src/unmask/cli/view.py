@@ -86,6 +86,7 @@ def as_dict(output: Output, prompt: dict[str, Any]) -> dict[str, Any]:
         "tokens_per_forward": stats.tokens_per_forward,
         "seconds": stats.seconds,
         "edits": stats.edits,
+        **({} if stats.drift is None else {"drift": stats.drift.as_dict()}),
     }
 
 
@@ -113,8 +114,14 @@ def show(
 
 def figures(output: Output) -> str:
     """What a result cost, in a line."""
-    stats = output.stats
-    return (
+    stats, drift = output.stats, output.stats.drift
+    found = (
         f"{len(output.tokens)} tokens, {stats.forwards} forwards, {stats.tokens_per_forward:.2f} tokens per forward, "
         f"{stats.seconds:.2f} s, ended by {output.finish_reason}"
+    )
+    if drift is None:
+        return found
+    return (
+        f"{found}; drift of the cache in {len(drift.looks)} audited steps: total variation {drift.mean_tv:.3g} "
+        f"(at most {drift.max_tv:.3g}), {drift.flips} of {drift.targets} best tokens were other ones"
     )

@@ -25,7 +25,10 @@ _COMMITS = {"threshold": "threshold", "factor": "factor", "steps": "quota"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
-    """Everything that decides how a canvas is filled."""
+    """Everything that decides how a canvas is filled.
+
+    `audit` decides nothing: every so many forwards over what is kept, drift is measured, see `unmask.decode.audit`.
+    """
 
     window: windows.Window
     policies: tuple[policies.Policy, ...]
@@ -33,6 +36,7 @@ class Decoder:
     guidance: float = 0.0
     lookahead: int = 0
     ends: tuple[int, ...] = ()
+    audit: int = 0
 
     @property
     def revises(self) -> bool:
@@ -116,6 +120,7 @@ def build(
         chain[0] = chosen
     parts = [windows.TABLE[preset.window], *(policies.TABLE[p] for p in chain), Sampling]
     takes = {f.name for part in parts for f in fields(part)} & set(OPTIONS) | {"guidance", "lookahead"}
+    takes |= set() if windows.TABLE[preset.window].exact else {"audit"}
     useless = sorted(set(given) - takes)
     if useless:
         what = f"{preset.window} x {' + '.join(chain)}"
@@ -143,6 +148,7 @@ def build(
         guidance=float(values.get("guidance") or 0.0),
         lookahead=int(values.get("lookahead") or 0),
         ends=vocab.ends,
+        audit=int(values.get("audit") or 0),
     )
     _fits(decoder, f"{preset.window} x {' + '.join(chain)}", traits)
     return decoder

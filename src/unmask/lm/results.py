@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
+from unmask.decode.audit import Drift
 from unmask.decode.reading import Cell
 from unmask.decode.trace import Trace
 from unmask.text.layout import Layout
@@ -47,6 +48,9 @@ class Settings(TypedDict, total=False):
     timetable: str | None
     eos_last: bool | None
     cache: str | None
+    refresh: int | None
+    drift: float | None
+    audit: int | None
     leap: str | None
     remask: str | None
     eta: float | None
@@ -74,12 +78,15 @@ class Stats:
         seconds: of the call that this text came from.
         tokens_per_forward: tokens of the completion per forward.
         edits: written tokens that were taken back or written over.
+        drift: with `audit`, how far offers over an approximate cache were from those of full forwards; these forwards
+            are not counted among `forwards`.
     """
 
     forwards: int
     seconds: float
     tokens_per_forward: float
     edits: int
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,7 +185,9 @@ def _output(filled: Filled, tokenizer: Tokenizer | None, ask: Ask, forwards: int
         logprobs=[p for gap in log_probs for p in gap],
         holes=[(gap.name, fill) for gap, fill in zip(filled.layout.gaps, fills, strict=True)],
         trace=filled.trace,
-        stats=Stats(forwards, seconds, len(tokens) / forwards if forwards else 0.0, filled.trace.num_edits),
+        stats=Stats(
+            forwards, seconds, len(tokens) / forwards if forwards else 0.0, filled.trace.num_edits, filled.drift
+        ),
     )
 
 
