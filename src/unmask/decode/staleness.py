@@ -3,9 +3,11 @@
 Nobody knows how far kept keys and values are off without a full forward (`unmask.decode.audit` makes one). What costs
 nothing is what the forwards over them say: an offer that is the same as at the last full forward has learnt nothing
 from what was written since, and one that has changed was told something that what is kept was not. So an offer's
-distance from itself at the last full forward stands for the drift. It is ours; the published rules look elsewhere: at
-the keys' own change at the most attended token (Elastic-Cache, arXiv:2510.14973), at the values of what is fed
-(dLLM-Cache, arXiv:2506.06295), or at a timetable (dKV-Cache, arXiv:2505.15781).
+distance from itself at the last full forward stands for the drift. It is a guess of ours, and on the bundled model not
+a good one: step by step its ranks do not rise with those of measured drift, and at equal cost a timetable leaves less
+of that (`benchmarks/caches.py`). The published rules look elsewhere: at attention on the most attended token
+(Elastic-Cache, arXiv:2510.14973), at the values of what is fed (dLLM-Cache, arXiv:2506.06295), or at a timetable
+(dKV-Cache, arXiv:2505.15781).
 
 It does not know when a window renews what it keeps.
 """
