@@ -170,6 +170,38 @@ class TestChat:
             assert word in text
 
 
+def test_an_audit(unmask, as_json):
+    same = ["x = ", "--length", "12", "--eos", "forbid", "--decoder", "fast-dllm-dual", "--block", "6"]
+    out = as_json("generate", *same, "--audit", "2")
+    drift = out["drift"]
+    assert 0 < drift["steps"] == len(drift["looks"]) <= out["forwards"] // 2
+    assert 0 < drift["mean_tv"] <= drift["max_tv"] < 1
+    plain = as_json("generate", *same)
+    assert "drift" not in plain
+    assert (plain["text"], plain["forwards"]) == (out["text"], out["forwards"])
+    assert "audit has no effect" in unmask("generate", "x", "--audit", "2").stderr
+
+
+def test_figures_tell_of_an_audit():
+    from unmask.cli.view import figures
+    from unmask.decode.audit import Drift, Look
+    from unmask.decode.trace import Trace
+    from unmask.lm.results import Output, Stats
+
+    look = Look(turn=3, targets=5, mean_tv=0.25, max_tv=0.5, mean_kl=0.125, flips=2)
+    output = Output(
+        text="",
+        completion="",
+        tokens=[],
+        finish_reason="stop",
+        logprobs=[],
+        holes=[],
+        trace=Trace(),
+        stats=Stats(4, 1.0, 0.0, 0, Drift(2, [look])),
+    )
+    assert "1 audited steps: total variation 0.25 (at most 0.5), 2 of 5 best" in figures(output)
+
+
 def test_infill_fill_refine(as_json, tmp_path):
     out = as_json("infill", "def f():\n", "\n    return a", "--length", "2-6")
     assert out["text"] == "def f():\n" + out["completion"] + "\n    return a"

@@ -249,6 +249,10 @@ def test_options_choose_the_policy():
         ("llada", {"threshold": 0.9, "factor": 1.0}, BadInput, "give one of them"),
         ("sdar", {}, Unsupported, "trained to read no blocks at all"),
         ("ar", {}, Unsupported, "rank='position'"),
+        ("fast-dllm", {"audit": 1}, BadInput, "audit has no effect"),
+        ("block x quota", {"block": 4, "audit": 1}, BadInput, "audit has no effect"),
+        ("fast-dllm-dual", {"refresh": 0}, BadInput, "refresh is a whole number from 1"),
+        ("fast-dllm-dual", {"drift": 0.0}, BadInput, "drift is above 0, at most 1"),
     ],
 )
 def test_what_can_not_be_honoured_is_refused(name, options, error, says):
@@ -264,7 +268,7 @@ def test_every_option_belongs_to_something():
 
     parts = [*windows.TABLE.values(), *policies.TABLE.values(), Sampling]
     own = {f.name for part in parts for f in fields(part)} & set(OPTIONS)
-    assert set(OPTIONS) == own | {"guidance", "lookahead", "effort"}
+    assert set(OPTIONS) == own | {"guidance", "lookahead", "effort", "audit"}
 
 
 class TestDrawing:

@@ -39,6 +39,9 @@ KINDS = [
     ("block x wino", {"threshold": 0.25, "doubt": 0.2, "block": 16}),
     ("llada", {"steps": 20, "block": 8, "lookahead": 2}),
     ("block x ancestral", {"block": 16, "temperature": 1.0, "lookahead": 3}),
+    ("fast-dllm-dual", {"block": 16, "threshold": 0.5, "refresh": 3}),
+    ("fast-dllm-dual", {"block": 8, "threshold": 0.5, "drift": 0.3, "audit": 2}),
+    ("fast-dllm-prefix", {"block": 16, "threshold": 0.5, "refresh": 5, "drift": 0.5, "audit": 1, "guidance": 0.5}),
 ]
 
 

@@ -40,6 +40,8 @@ class Canvas:
         seed: (B,) int64, what all noise of a row is keyed by.
         best, top: (B, L) what the model held for the best token at its last look, -1 where it has not looked, and the
             float64 nats that it gave it.
+        age: (B,) forwards since keys and values of the whole row were made anew, that one included.
+        moved: (B,) float64, how far offers have moved since then; see `unmask.decode.staleness`.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class Canvas:
         self.forwards = torch.zeros_like(self.length)
         self.idle = torch.zeros_like(self.length)
         self.took = torch.full_like(self.length, -1)
+        self.age = torch.zeros_like(self.length)
+        self.moved = torch.zeros_like(self.length, dtype=torch.float64)
         self.eos = eos
         self.ends: tuple[int, ...] = () if eos is None else (eos,)
         self.stops = torch.zeros_like(self.length, dtype=torch.bool) if stops is None else stops
@@ -110,8 +114,8 @@ class Canvas:
         self.state[row] = State.ABSENT
         for name in ("tokens", "state", "best", "top"):
             getattr(self, name)[row, : other.tokens.shape[1]] = getattr(other, name)[0]
-        names = ("length", "origin", "sealed", "step", "stride", "turn", "forwards", "idle", "took", "stops", "seed")
-        for name in names:
+        regions = ("length", "origin", "sealed", "step", "stride", "idle", "took", "age", "moved")
+        for name in (*regions, "turn", "forwards", "stops", "seed"):
             getattr(self, name)[row] = getattr(other, name)[0]
 
     @property

@@ -15,6 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from unmask.decode.audit import Drift
 from unmask.decode.effort import Eased
 from unmask.decode.reading import Cell
 from unmask.lm.results import Output, Watched
@@ -89,6 +90,7 @@ def as_dict(output: Output, prompt: dict[str, Any]) -> dict[str, Any]:
         "seconds": stats.seconds,
         "edits": stats.edits,
         "eased": None if stats.eased is None else {**asdict(stats.eased), "kept": stats.eased.kept},
+        **({} if stats.drift is None else {"drift": stats.drift.as_dict()}),
     }
 
 
@@ -117,11 +119,15 @@ def show(
 def figures(output: Output) -> str:
     """What a result cost, in a line."""
     stats = output.stats
-    told = (
+    told = [
         f"{len(output.tokens)} tokens, {stats.forwards} forwards, {stats.tokens_per_forward:.2f} tokens per forward, "
         f"{stats.seconds:.2f} s, ended by {output.finish_reason}"
-    )
-    return told if stats.eased is None else f"{told}; {target(stats.eased)}"
+    ]
+    if stats.eased is not None:
+        told.append(target(stats.eased))
+    if stats.drift is not None:
+        told.append(audited(stats.drift))
+    return "; ".join(told)
 
 
 def target(eased: Eased) -> str:
@@ -131,3 +137,11 @@ def target(eased: Eased) -> str:
         return f"{kept}, with full effort"
     numbers = ", ".join(f"{name} {value:.3g}" for name, value in eased.numbers.items())
     return f"{kept}, {eased.steps} steps with less effort, down to {eased.effort} ({numbers})"
+
+
+def audited(drift: Drift) -> str:
+    """What audits found, in words."""
+    return (
+        f"drift of the cache in {len(drift.looks)} audited steps: total variation {drift.mean_tv:.3g} "
+        f"(at most {drift.max_tv:.3g}), {drift.flips} of {drift.targets} best tokens were other ones"
+    )

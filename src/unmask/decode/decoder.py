@@ -32,6 +32,7 @@ class Decoder:
         window, policies, sampling, guidance: where to look, what to write, how to draw.
         stride: steps of its budget that a forward takes.
         effort: where on the dial its numbers are; None where it has none that effort could move.
+        audit: every so many forwards over what is kept, drift is measured (`unmask.decode.audit`); it decides nothing.
     """
 
     window: windows.Window
@@ -42,6 +43,7 @@ class Decoder:
     ends: tuple[int, ...] = ()
     stride: int = 1
     effort: Effort | None = None
+    audit: int = 0
 
     @property
     def revises(self) -> bool:
@@ -151,6 +153,7 @@ def build(
     takes = {f.name for part in parts for f in fields(part)} & set(OPTIONS) | {"guidance", "lookahead"}
     dial = "steps" in takes and chain[0] != "everything"  # else nothing is left to choose: a forward takes all it sees
     takes |= {"effort"} if dial else set()
+    takes |= set() if windows.TABLE[preset.window].exact else {"audit"}
     useless = sorted(set(given) - takes)
     if useless:
         what = f"{preset.window} x {' + '.join(chain)}"
@@ -179,6 +182,7 @@ def build(
         lookahead=int(values.get("lookahead") or 0),
         ends=vocab.ends,
         effort="medium" if dial else None,
+        audit=int(values.get("audit") or 0),
     )
     _fits(decoder, f"{preset.window} x {' + '.join(chain)}", traits)
     effort: Any = values.get("effort") or "medium"  # checked above

@@ -4,27 +4,32 @@ It does not know text, requests or files.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput
-from unmask.base.step import State, Turn
+from unmask.base.step import Plan, State, Turn
+from unmask.decode.audit import Auditor
 from unmask.decode.decoder import Decoder
 from unmask.decode.guidance import Guided
 from unmask.decode.memory import Remembering
 from unmask.decode.propose import propose
+from unmask.decode.staleness import Staleness
 
 
 @torch.inference_mode()
-def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]:
+def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder, auditor: Auditor | None = None) -> Iterator[Turn]:
     """Fill a canvas, turn by turn, until every row is done.
 
     Args:
         model: the network.
         canvas: the text; changed in place.
         decoder: window, policies and sampling.
+        auditor: measures drift on the way, of the rows that have joined it.
     Yields:
         Each turn, after it was written to the canvas.
     Raises:
@@ -42,11 +47,23 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]
         model = Guided(model, decoder.guidance, canvas.state == State.FIXED)
     if model.traits.noise == "uniform":
         canvas.noise(model.vocab.size)
+    staleness = None if decoder.window.exact else Staleness(num_rows, model.device)
     while not bool(canvas.done.all()):
         plan = decoder.look(canvas, model.traits, cache)
-        offer = propose(model, plan, decoder.sampling, cache=cache, revise=decoder.revises)
+        if auditor is None or cache is None:
+            offer = propose(model, plan, decoder.sampling, cache=cache, revise=decoder.revises)
+        else:
+            whole = partial(_uncached, decoder, canvas, model)
+            offer = auditor.propose(model, plan, decoder.sampling, cache=cache, revise=decoder.revises, whole=whole)
+        if staleness is not None:
+            staleness.note(canvas, plan, offer)
         turn = decoder.decide(offer, plan)
         canvas.apply(turn.plan, turn.edit, turn.offer, None if memory is None else memory.spared[: len(plan.rows)])
         if cache is not None and turn.edit.misread is not None:
             cache.trim(turn.plan.rows, turn.edit.misread)
         yield turn
+
+
+def _uncached(decoder: Decoder, canvas: Canvas, model: Denoiser, rows: Tensor) -> Plan:
+    """What some rows would be fed without a cache."""
+    return decoder.look(canvas, model.traits, None, rows)

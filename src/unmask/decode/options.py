@@ -62,6 +62,18 @@ OPTIONS: dict[str, Option] = {
         bool, lambda v: True, "true or false", "whether an end of text is written only when all else is"
     ),
     "cache": _named(("prefix", "dual"), "what is kept of a full forward: what lies before the block, or all but it"),
+    "refresh": Option(
+        int,
+        lambda v: v >= 1,
+        "a whole number from 1",
+        "forwards of a block from one that renews what is kept to the next",
+    ),
+    "drift": Option(
+        float, lambda v: 0 < v <= 1, "above 0, at most 1", "how far an offer may move before what is kept is renewed"
+    ),
+    "audit": Option(
+        int, lambda v: v >= 1, "a whole number from 1", "measure drift at every n-th forward over what is kept"
+    ),
     "strict": Option(bool, lambda v: True, "true or false", "whether a probability must exceed the threshold"),
     "t_max": Option(float, lambda v: v > 0, "above 0", "what logits are divided by at the first step"),
     "t_min": Option(float, lambda v: v > 0, "above 0", "what logits are divided by at the end"),

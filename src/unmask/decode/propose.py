@@ -69,29 +69,11 @@ def propose(
     Raises:
         Unsupported: a network that says ratios, on noise without a mask.
     """
-    ratios, t = model.traits.says == "score", plan.t.clamp(min=EARLIEST)
+    ratios = model.traits.says == "score"
     if ratios and model.traits.noise != "absorb":
         raise Unsupported("ratios are read for noise that masks tokens ('absorb') only; this model can't be decoded")
-    asked = plan.state == State.OPEN
-    if torch.is_tensor(revise):
-        asked = asked | ((plan.state == State.DONE) & revise[:, None])
-    elif revise:
-        asked = asked | (plan.state == State.DONE)
-    asked = asked & (plan.targets >= 0)
-    features = model.read(
-        plan.tokens,
-        positions=plan.positions,
-        attend=plan.attend,
-        t=t if model.traits.clock else None,
-        cache=cache,
-        rows=plan.rows,
-        keep=plan.keep,
-        slots=None if cache is None else plan.slots,
-    )
-    r, i = asked.nonzero(as_tuple=True)
-    source = plan.source[r, i]
-    cool, warm = (column(knob, plan.rows)[:, 0] for knob in (sampling.t_min, sampling.t_max))
-    heat = cool + (warm - cool) * plan.t
+    asked = asked_of(plan, revise)
+    features = read(model, plan, cache)
     offer = {
         **{name: plan.standing.clone() for name in ("tokens", "best")},
         **{name: torch.zeros_like(plan.targets, dtype=torch.float64) for name in ("entropy", "margin")},
@@ -100,15 +82,10 @@ def propose(
             for name in ("log_prob", "top", "standing", *(["mass"] if ratios else []))
         },
     }
-    rows_per_chunk = max(1, CHUNK_ELEMENTS // model.vocab.size)
-    for at in torch.arange(len(r), device=r.device).split(rows_per_chunk):
-        rr, ii = r[at], i[at]
-        logits = model.head(features[rr, source[at]]).double()
+    for rr, ii, logits in said(model, plan, features, asked):
         if ratios:
-            logits.scatter_(1, plan.standing[rr, ii, None], 0.0)  # of a token to itself
-            offer["mass"][rr, ii] = _mass(logits, model, t[rr])
-        logits /= heat[rr, None]
-        _forbid(logits, model.vocab, sampling, plan.targets[rr, ii], plan.rows[rr])
+            offer["mass"][rr, ii] = _mass(logits, model, plan.t[rr].clamp(min=EARLIEST))
+        temper(logits, model.vocab, sampling, plan, (rr, ii))
         key = seeds.key(plan.seed[rr], "token", plan.turn[rr, ii], plan.targets[rr, ii])
         if model.traits.carries and cache is not None:
             cast(Carrier, model).carry(logits, cache=cache, rows=plan.rows[rr], positions=plan.targets[rr, ii])
@@ -116,6 +93,50 @@ def propose(
         for name, values in drawn.items():
             offer[name][rr, ii] = values
     return Proposal(asked=asked, is_open=asked & (plan.state == State.OPEN), **offer)
+
+
+def asked_of(plan: Plan, revise: bool | Tensor) -> Tensor:
+    """(R, T) bool, the targets that get an offer: those that are OPEN, and DONE ones where `revise`, see `propose`."""
+    asked = plan.state == State.OPEN
+    if torch.is_tensor(revise):
+        asked = asked | ((plan.state == State.DONE) & revise[:, None])
+    elif revise:
+        asked = asked | (plan.state == State.DONE)
+    return asked & (plan.targets >= 0)
+
+
+def read(model: Denoiser, plan: Plan, cache: Cache | None) -> Tensor:
+    """Features (R, W, D) of what a plan feeds."""
+    return model.read(
+        plan.tokens,
+        positions=plan.positions,
+        attend=plan.attend,
+        t=plan.t.clamp(min=EARLIEST) if model.traits.clock else None,
+        cache=cache,
+        rows=plan.rows,
+        keep=plan.keep,
+        slots=None if cache is None else plan.slots,
+    )
+
+
+def said(model: Denoiser, plan: Plan, features: Tensor, asked: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Where (rows and targets, (N,) each), and the float64 logits (N, V) there, a chunk at a time."""
+    r, i = asked.nonzero(as_tuple=True)
+    source = plan.source[r, i]
+    for at in torch.arange(len(r), device=r.device).split(max(1, CHUNK_ELEMENTS // model.vocab.size)):
+        rr, ii = r[at], i[at]
+        logits = model.head(features[rr, source[at]]).double()
+        if model.traits.says == "score":
+            logits.scatter_(1, plan.standing[rr, ii, None], 0.0)  # of a token to itself
+        yield rr, ii, logits
+
+
+def temper(logits: Tensor, vocab: Vocab, sampling: Sampling, plan: Plan, at: tuple[Tensor, Tensor]) -> None:
+    """Make logits (N, V) of rows and targets (N,), in place, those of the distribution that tokens are taken from."""
+    r, i = at
+    cool, warm = (column(knob, plan.rows[r])[:, 0] for knob in (sampling.t_min, sampling.t_max))
+    logits /= (cool + (warm - cool) * plan.t[r])[:, None]
+    _forbid(logits, vocab, sampling, plan.targets[r, i], plan.rows[r])
 
 
 def _mass(logits: Tensor, model: Denoiser, t: Tensor) -> Tensor:

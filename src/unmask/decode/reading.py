@@ -9,6 +9,7 @@ from typing import Literal
 
 from unmask.base.canvas import Canvas
 from unmask.base.step import State
+from unmask.decode.audit import Drift
 from unmask.decode.effort import Eased
 from unmask.decode.trace import Trace
 from unmask.text.layout import Layout
@@ -41,6 +42,7 @@ class Filled:
         left: positions that are still open.
         row: ids of the whole row as it stands.
         eased: what became of its target of seconds, if it had one.
+        drift: what audits have found, where they were asked for.
     """
 
     layout: Layout
@@ -53,6 +55,7 @@ class Filled:
     forwards: int
     row: list[int]
     eased: Eased | None = None
+    drift: Drift | None = None
 
     @property
     def mean_log_prob(self) -> float:
@@ -74,6 +77,7 @@ class Reading:
     Attributes:
         trace: what happened to it so far.
         cut: characters of the last gap's text that a stop string has left, if one was met.
+        drift: what audits have found so far, where they were asked for.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Reading:
         self.revises, self.ends, self.tokenizer = revises, ends, tokenizer
         self.trace = Trace()
         self.cut: int | None = None
+        self.drift: Drift | None = None
         self._own = slice(len(layout.tokens))
 
     @property
@@ -145,6 +150,7 @@ class Reading:
             trace=trace,
             forwards=int(self.canvas.forwards[self.row]),
             row=self.canvas.tokens[self.row, self._own].tolist(),
+            drift=self.drift,
         )
 
     def _kept(self, start: int, stop: int) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
+from unmask.decode.audit import Auditor
 from unmask.decode.decoder import Decoder
 from unmask.decode.lengths import fit
 from unmask.decode.loop import denoise
@@ -51,11 +52,14 @@ class Session:
         ]
         sizes = torch.tensor([[len(layout.tokens)] for layout in layouts], device=model.device)
         self._own = torch.arange(self.canvas.tokens.shape[1], device=model.device) < sizes
+        self.auditor = Auditor()
+        for row, reading in enumerate(self.readings):
+            reading.drift = self.auditor.join(row, decoder.audit)
         self.num_forwards = 0
 
     def run(self) -> Iterator[None]:
         """Go on turn by turn; yields after each forward."""
-        for turn in denoise(self.model, self.canvas, self.decoder):
+        for turn in denoise(self.model, self.canvas, self.decoder, self.auditor):
             record({row: reading.trace for row, reading in enumerate(self.readings)}, self.canvas, turn)
             self.num_forwards += 1
             for row in turn.plan.rows.tolist() if self.stops else ():

@@ -17,10 +17,11 @@ from unmask.base.denoiser import Cache, Denoiser
 from unmask.base.errors import BadInput, RequestFailed, TooLong, UnmaskError, Unsupported
 from unmask.base.step import Plan, Proposal, State
 from unmask.decode import guidance
+from unmask.decode.audit import Auditor
 from unmask.decode.memory import Remembering
-from unmask.decode.propose import propose
 from unmask.decode.reading import Reading
 from unmask.decode.session import lay_out
+from unmask.decode.staleness import Staleness
 from unmask.decode.trace import record
 from unmask.engine.batch import block_of, cut, share_out, widen
 from unmask.engine.crowd import Board, Crowd, kind
@@ -89,6 +90,7 @@ class Engine:
         self.canvas = Canvas.blank(rows, device=model.device)
         self.canvas.eos, self.canvas.ends = model.vocab.eos, model.vocab.ends
         self._memory = None if model.traits.clock else Remembering(model, 2 * rows)
+        self._auditor, self._staleness = Auditor(positions), Staleness(rows, model.device)
         self.room = Room(model, rows, cache_positions, share=share)
         self.stats = Stats(pages=self.room.num_pages)
         self._pace = Pace(clock)
@@ -199,6 +201,7 @@ class Engine:
                 ends=ends,
                 tokenizer=self.tokenizer,
             )
+            live.reading.drift = self._auditor.join(live.row, decoder.audit)
             self._readings[live.id] = live.reading
             live.told = request.layout.gaps[-1].start if request.layout.gaps else len(request.layout.tokens)
             live.crowd.join(live.row, decoder)
@@ -274,7 +277,7 @@ class Engine:
     def _turn(self, lives: list[Live], plan: Plan, *, caches: bool) -> None:
         """One forward for these rows and what follows from it. If it fails, those go who make it fail alone."""
         try:
-            offer = self._propose(plan, caches=caches)
+            offer = self._propose(lives, plan, caches=caches)
         except Exception as error:  # whatever a network raises: one request must not end the others
             if len(lives) > 1:
                 for half in (range(len(lives) // 2), range(len(lives) // 2, len(lives))):
@@ -300,6 +303,8 @@ class Engine:
             if some:
                 these = _index(plan, some)
                 part, offered = plan.take(these), offer.take(these)
+                if not crowd.decoder.window.exact:
+                    self._staleness.note(self.canvas, part, offered)
                 turn = crowd.decide(offered, part)
                 self.canvas.apply(turn.plan, turn.edit, turn.offer, spared[these])
                 if turn.edit.misread is not None:
@@ -307,13 +312,21 @@ class Engine:
                 record(traces, self.canvas, turn)
         self._settle([live for live, bad in zip(lives, no_number, strict=True) if not bad], caches=caches)
 
-    def _propose(self, plan: Plan, *, caches: bool) -> Proposal:
+    def _propose(self, lives: Sequence[Live], plan: Plan, *, caches: bool) -> Proposal:
         cache = self.room.cache if caches else None
         model: Denoiser = self.model if caches or self._memory is None else self._memory
         if bool((self._guidance[plan.rows] > 0).any()):
             model = guidance.Guided(model, self._guidance, self.canvas.state == State.FIXED)
         assert self._sampling is not None
-        return propose(model, plan, self._sampling.part, cache=cache, revise=self._revises[plan.rows])
+        by_row = {live.row: live for live in lives}
+        return self._auditor.propose(
+            model,
+            plan,
+            self._sampling.part,
+            cache=cache,
+            revise=self._revises[plan.rows],
+            whole=lambda rows: self._plans([by_row[row] for row in rows.tolist()], None),
+        )
 
     def _settle(self, lives: Sequence[Live], *, caches: bool) -> None:
         """Rows that need not go on are ended, and what was read can be found by others."""
@@ -349,6 +362,7 @@ class Engine:
                 self.stats.finished += 1
                 self.stats.committed += sum(change.kind == "commit" for change in result.trace)
                 self.stats.edits += result.trace.num_edits
+                self.stats.hear(result.drift)
                 self._leave(live)
 
     def _fail(self, live: Live, error: UnmaskError) -> None:
@@ -368,6 +382,7 @@ class Engine:
 
     def _gauge(self) -> None:
         stats, pool = self.stats, self.room.pool
+        stats.audited = self._auditor.forwards
         stats.waiting, stats.running, stats.pages_held = len(self._waiting), len(self._running), self.room.num_held
         stats.pages_idle = 0 if pool is None else pool.num_idle
 

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+from unmask.decode.audit import Drift
+
 
 @dataclass(slots=True)
 class Stats:
@@ -14,6 +16,10 @@ class Stats:
         finished, failed, cancelled, preempted: requests.
         prompt, reused: positions that were to be read before a request could write, and those of them that another
             request had read already.
+        audited: forwards for measuring drift, which `forwards` does not count; `rows` and `positions` neither.
+        compared, flipped: offers over kept keys and values that an audit has compared with those of a full forward, and
+            those of them whose best token was another one, of requests that have finished.
+        drift_sum, drift_max: total variation of what was compared, summed up and at most.
         waiting, running: requests now.
         pages, pages_held, pages_idle: of the cache; idle ones hold text that may be asked for again.
     """
@@ -30,12 +36,24 @@ class Stats:
     preempted: int = 0
     prompt: int = 0
     reused: int = 0
+    audited: int = 0
+    compared: int = 0
+    flipped: int = 0
+    drift_sum: float = 0.0
+    drift_max: float = 0.0
     waiting: int = 0
     running: int = 0
     pages: int = 0
     pages_held: int = 0
     pages_idle: int = 0
 
-    def as_dict(self) -> dict[str, int]:
+    def hear(self, drift: Drift | None) -> None:
+        """What the audits of a request have found."""
+        if drift is not None:
+            self.compared, self.flipped = self.compared + drift.targets, self.flipped + drift.flips
+            self.drift_sum += drift.mean_tv * drift.targets
+            self.drift_max = max(self.drift_max, drift.max_tv)
+
+    def as_dict(self) -> dict[str, float]:
         """For reports."""
         return asdict(self)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
+from unmask.decode.audit import Drift
 from unmask.decode.effort import Eased
 from unmask.decode.reading import Cell
 from unmask.decode.trace import Trace
@@ -52,6 +53,9 @@ class Settings(TypedDict, total=False):
     timetable: str | None
     eos_last: bool | None
     cache: str | None
+    refresh: int | None
+    drift: float | None
+    audit: int | None
     leap: str | None
     remask: str | None
     eta: float | None
@@ -80,6 +84,8 @@ class Stats:
         tokens_per_forward: tokens of the completion per forward.
         edits: written tokens that were taken back or written over.
         eased: what became of its target of seconds, if it had one.
+        drift: with `audit`, how far offers over an approximate cache were from those of full forwards; these forwards
+            are not counted among `forwards`.
     """
 
     forwards: int
@@ -87,6 +93,7 @@ class Stats:
     tokens_per_forward: float
     edits: int
     eased: Eased | None = None
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

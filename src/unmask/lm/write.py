@@ -200,7 +200,12 @@ def _output(filled: Filled, tokenizer: Tokenizer | None, ask: Ask, forwards: int
         holes=[(gap.name, fill) for gap, fill in zip(filled.layout.gaps, fills, strict=True)],
         trace=filled.trace,
         stats=Stats(
-            forwards, seconds, len(tokens) / forwards if forwards else 0.0, filled.trace.num_edits, filled.eased
+            forwards,
+            seconds,
+            len(tokens) / forwards if forwards else 0.0,
+            filled.trace.num_edits,
+            eased=filled.eased,
+            drift=filled.drift,
         ),
     )
 

@@ -1,11 +1,12 @@
 """Where to look now: one window a file, one line here.
 
 A window is a frozen dataclass whose fields are its options, with `caches` (whether it keeps keys and values), `pads`
-(whether a row's last block has to be a whole one), `check(traits)` and
-`(canvas, traits, cache, rows) -> Plan`. Its numbers may be knobs, one per canvas row.
+(whether a row's last block has to be a whole one), `exact` (whether what it keeps is what a full forward would
+compute), `check(traits)` and `(canvas, traits, cache, rows) -> Plan`; without a cache that plans the full forward of
+the same step. Its numbers may be knobs, one per canvas row.
 """
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -23,7 +24,13 @@ from unmask.decode.windows.whole import Whole
 
 
 class Window(Protocol):
-    """Chooses what one forward looks at."""
+    """Chooses what one forward looks at.
+
+    Attributes:
+        exact: whether a forward over what it keeps says what a full one would; where not, it can be audited.
+    """
+
+    exact: ClassVar[bool]
 
     @property
     def caches(self) -> bool:

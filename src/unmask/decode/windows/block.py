@@ -42,6 +42,7 @@ class Block:
     caches: ClassVar[bool] = True
     pads: ClassVar[bool] = True
     guessed: ClassVar[str] = "targets"
+    exact: ClassVar[bool] = True
 
     def check(self, traits: Traits) -> None:
         """Raise Unsupported where a model can't be read like this."""

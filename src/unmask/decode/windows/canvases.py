@@ -37,6 +37,7 @@ class Canvases:
     steps: int | Tensor | None = None
     caches: ClassVar[bool] = True
     pads: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
 
     def check(self, traits: Traits) -> None:
         """Raise Unsupported where a model can't be read like this."""

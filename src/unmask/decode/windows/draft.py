@@ -42,6 +42,7 @@ class Draft:
     mask: int | None = None
     caches: ClassVar[bool] = True
     pads: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
     shadows: ClassVar[bool] = True
 
     def check(self, traits: Traits) -> None:

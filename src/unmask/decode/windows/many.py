@@ -47,6 +47,7 @@ class Many:
     traits: Traits = field(default_factory=Traits)
     caches: ClassVar[bool] = True
     pads: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
 
     def check(self, traits: Traits) -> None:
         """Raise Unsupported where a model can't be read like this."""

@@ -28,6 +28,7 @@ class Next:
 
     caches: ClassVar[bool] = True
     pads: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
 
     def check(self, traits: Traits) -> None:
         """Raise Unsupported where a model can't be read like this."""

@@ -4,6 +4,9 @@ In a bidirectional model every key and value changes with every token that is wr
 from the next step on. They are renewed by a full forward at the start of each block, whose own logits are used too. A
 small block means more full forwards and less staleness. Nothing kept is ever shared between rows.
 
+More of them than were published can be asked for: after a number of forwards (`refresh`; with 1 every forward is full),
+or once the offers of the block have moved (`drift`, see `unmask.decode.staleness`). Both are ours.
+
 The release makes one more forward for a block that its full forward has completed; here the next block follows at once,
 and all else (what is fed, what comes out) is as released.
 
@@ -22,6 +25,7 @@ from unmask.base.denoiser import Cache
 from unmask.base.errors import Unsupported
 from unmask.base.step import Plan
 from unmask.base.vocab import Traits
+from unmask.decode.knobs import column, count
 from unmask.decode.windows.look import look, present
 from unmask.decode.windows.whole import active
 
@@ -35,13 +39,19 @@ class Vicinity:
         steps: forwards for the whole canvas, shared out over its blocks; None allows one per position to be written.
         cache: what is taken from the full forward in the later steps of a block: "prefix" what lies before the block
             (the block and all behind it are read anew), "dual" what lies outside it (the block alone is).
+        refresh: a block's forwards from one full one to the next; None leaves it at one, at the start.
+        drift: total variation, above 0; once an offer of the block has moved further than this since the last full
+            forward, the next one is full. None never looks.
     """
 
     block: int | Tensor | None = None
     steps: int | Tensor | None = None
     cache: Literal["prefix", "dual"] = "prefix"
+    refresh: int | Tensor | None = None
+    drift: float | Tensor | None = None
     caches: ClassVar[bool] = True
     pads: ClassVar[bool] = False
+    exact: ClassVar[bool] = False
 
     def check(self, traits: Traits) -> None:
         """Raise Unsupported where a model can't be read like this."""
@@ -57,6 +67,9 @@ class Vicinity:
         there = present(canvas, rows)
         start, end, steps = active(canvas, rows, self.block, self.steps)
         fresh = canvas.step[rows] == 0  # a block's first step reads everything, and keeps it anew
+        often, far = count(self.refresh, rows), column(0.0 if self.drift is None else self.drift, rows)[:, 0]
+        fresh |= (often > 0) & (canvas.age[rows] >= often)
+        fresh |= (far > 0) & (canvas.moved[rows] > far)
         fresh |= cache is None
         shift = int(traits.speaks == "next")  # the row about a block's first token is the one before it
         kept, until = (start, there) if self.cache == "prefix" else (there, end)

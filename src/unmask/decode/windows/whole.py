@@ -39,6 +39,7 @@ class Whole:
     caches: ClassVar[bool] = False
     pads: ClassVar[bool] = False
     guessed: ClassVar[str] = "row"
+    exact: ClassVar[bool] = True
 
     def check(self, traits: Traits) -> None:
         """Raise Unsupported where a model can't be read like this."""
