@@ -43,7 +43,8 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder) -> Iterator[Turn]
         canvas.noise(model.vocab.size)
     while not bool(canvas.done.all()):
         plan = decoder.look(canvas, model.traits, cache)
-        offer = propose(model, plan, decoder.sampling, cache=cache, revise=decoder.revises)
+        asked, reads = decoder.asks(plan), decoder.reads
+        offer = propose(model, plan, decoder.sampling, cache=cache, asked=asked, reads=reads)
         turn = decoder.decide(offer, plan)
         canvas.apply(turn.plan, turn.edit, turn.offer, None if memory is None else memory.spared[: len(plan.rows)])
         yield turn

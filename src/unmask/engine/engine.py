@@ -263,7 +263,7 @@ class Engine:
     def _turn(self, lives: list[Live], plan: Plan, *, caches: bool) -> None:
         """One forward for these rows and what follows from it. If it fails, those go who make it fail alone."""
         try:
-            offer = self._propose(plan, caches=caches)
+            offer = self._propose(lives, plan, caches=caches)
         except Exception as error:  # whatever a network raises: one request must not end the others
             if len(lives) > 1:
                 for half in (range(len(lives) // 2), range(len(lives) // 2, len(lives))):
@@ -278,7 +278,7 @@ class Engine:
         self.stats.forwards += int(not bool(spared.all()))
         self.stats.rows += int((~spared).sum())
         self.stats.positions += int((plan.positions[~spared] >= 0).sum())
-        no_number = (offer.asked & (offer.log_prob.isnan() | offer.entropy.isnan())).any(1).tolist()
+        no_number = (offer.asked & offer.log_prob.isnan()).any(1).tolist()
         asks = (plan.targets >= 0).any(1).tolist()
         for live, bad in zip(lives, no_number, strict=True):
             if bad:
@@ -294,13 +294,18 @@ class Engine:
                 record(traces, self.canvas, turn)
         self._settle([live for live, bad in zip(lives, no_number, strict=True) if not bad], caches=caches)
 
-    def _propose(self, plan: Plan, *, caches: bool) -> Proposal:
+    def _propose(self, lives: Sequence[Live], plan: Plan, *, caches: bool) -> Proposal:
+        asked, reads = torch.zeros_like(plan.targets, dtype=torch.bool), frozenset[str]()
+        for crowd, index in _by_crowd(lives):
+            these = _index(plan, index)
+            asked[these] = crowd.decoder.asks(plan if len(index) == len(lives) else plan.take(these))
+            reads |= crowd.decoder.reads
         cache = self.room.cache if caches else None
         model: Denoiser = self.model if caches or self._memory is None else self._memory
         if bool((self._guidance[plan.rows] > 0).any()):
             model = guidance.Guided(model, self._guidance, self.canvas.state == State.FIXED)
         assert self._sampling is not None
-        return propose(model, plan, self._sampling.part, cache=cache, revise=self._revises[plan.rows])
+        return propose(model, plan, self._sampling.part, cache=cache, asked=asked, reads=reads)
 
     def _settle(self, lives: Sequence[Live], *, caches: bool) -> None:
         """Rows that need not go on are ended, and what was read can be found by others."""
