@@ -43,7 +43,7 @@ def test_the_same_tokens_from_fewer_rows(name, guidance):
     with torch.inference_mode():
         while not bool(plain.done.all()):
             plan = decoder.window(plain, model.traits, None)
-            offer = propose(judge, plan, decoder.sampling, revise=decoder.revises)
+            offer = propose(judge, plan, decoder.sampling, asked=decoder.asks(plan), reads=decoder.reads)
             plain.apply(plan, decoder.policy(offer, plan), offer)
     all_rows, model.travelled = model.travelled, 0
     for _ in denoise(model, canvas, decoder):

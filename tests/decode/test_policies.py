@@ -8,7 +8,6 @@ from unmask.base.errors import BadInput, UnknownName, Unsupported
 from unmask.base.step import Edit, Plan, Proposal, State
 from unmask.base.vocab import Traits, Vocab
 from unmask.decode import policies
-from unmask.decode import propose as propose_module
 from unmask.decode.decoder import build
 from unmask.decode.options import OPTIONS
 from unmask.decode.policies.rank import best
@@ -269,40 +268,3 @@ def test_every_option_belongs_to_something():
     parts = [*windows.TABLE.values(), *policies.TABLE.values(), Sampling]
     own = {f.name for part in parts for f in fields(part)} & set(OPTIONS)
     assert set(OPTIONS) == own | {"guidance", "lookahead", "effort", "audit"}
-
-
-class TestDrawing:
-    """Looking at the few best tokens gives what looking at all of them gives."""
-
-    SETTINGS = ({"top_p": 0.9}, {"top_k": 7}, {"top_p": 0.8, "top_k": 100}, {"top_p": 0.999999}, {"top_k": 400}, {})
-
-    @pytest.mark.parametrize("settings", SETTINGS)
-    @pytest.mark.parametrize("temperature", [0.0, 0.8])
-    def test_few_or_all(self, monkeypatch, settings, temperature):
-        draw = torch.Generator().manual_seed(1)
-        logits = torch.randn(40, 1000, generator=draw, dtype=torch.float64) * torch.linspace(0.1, 6, 40)[:, None]
-        rows, key = torch.zeros(40, dtype=torch.int64), torch.arange(40)
-        now = torch.randint(1000, (40,), generator=draw)
-        sampling = Sampling(temperature=temperature, **settings)
-        found = []
-        for few in (propose_module.FEW, 1000):
-            monkeypatch.setattr(propose_module, "FEW", few)
-            found.append(propose_module._draw(logits, sampling, rows=rows, key=key, now=now))
-        for name, few in found[0].items():
-            if name in ("tokens", "best"):
-                assert torch.equal(few, found[1][name]), name
-            else:
-                torch.testing.assert_close(few, found[1][name], rtol=1e-12, atol=1e-12)
-
-    def test_settings_of_each_row(self):
-        logits = torch.randn(3, 600, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 3
-        key, now, each = torch.arange(3), torch.zeros(3, dtype=torch.int64), torch.arange(3)
-        numbers = {"temperature": (0.0, 1.0, 0.7), "top_p": (0.5, 1.0, 0.9), "top_k": (0, 0, 20)}
-        together = Sampling(**{name: torch.tensor(values) for name, values in numbers.items()})
-        found = propose_module._draw(logits, together, rows=each, key=key, now=now)
-        for row in range(3):
-            alone = Sampling(**{name: values[row] for name, values in numbers.items()})
-            one = slice(row, row + 1)
-            wanted = propose_module._draw(logits[one], alone, rows=each[:1], key=key[one], now=now[one])
-            for name, values in wanted.items():
-                torch.testing.assert_close(found[name][one], values, rtol=1e-12, atol=1e-12)

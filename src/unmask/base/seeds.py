@@ -19,13 +19,13 @@ _MIX2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical right shift; torch only has the arithmetic one for int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _finalise(x: Tensor) -> Tensor:
-    x = (x ^ _shift(x, 30)) * _MIX1
-    x = (x ^ _shift(x, 27)) * _MIX2
-    return x ^ _shift(x, 31)
+    x = _shift(x, 30).bitwise_xor_(x).mul_(_MIX1)  # in place, for these are as many numbers as a vocabulary has tokens
+    x = _shift(x, 27).bitwise_xor_(x).mul_(_MIX2)
+    return _shift(x, 31).bitwise_xor_(x)
 
 
 def key(seed: int | Tensor, stream: str, *counters: int | Tensor) -> Tensor:
@@ -48,4 +48,5 @@ def key(seed: int | Tensor, stream: str, *counters: int | Tensor) -> Tensor:
 
 def uniform(keys: Tensor) -> Tensor:
     """Float64 numbers in the open interval (0, 1), one per key."""
-    return (_shift(_finalise(keys + _GOLDEN), 11).to(torch.float64) + 0.5) * 2.0**-53
+    numbers = _shift(_finalise(keys + _GOLDEN), 11).to(torch.float64).add_(0.5).mul_(2.0**-53)
+    return numbers.clamp_(max=1 - 2.0**-53)  # to which the last half is rounded up

@@ -118,8 +118,8 @@ class Proposal:
         tokens: (R, T) candidate.
         log_prob: (R, T) float64 nats, of the candidate.
         best, top: (R, T) the most probable token, and its float64 nats.
-        entropy: (R, T) float64 nats, of the distribution.
-        margin: (R, T) float64, probability of the best minus that of the second best token.
+        entropy: (R, T) float64 nats, of the distribution; None where no policy reads it.
+        margin: (R, T) float64, probability of the best minus that of the second best token; None as well.
         standing: (R, T) float64 nats, log-probability of the token that stands there now.
         mass: (R, T) float64 nats, what all clean tokens together have before they are made a distribution: an exact
             score gives 0. None for networks that say log-probabilities, where it is 0.
@@ -131,9 +131,9 @@ class Proposal:
     log_prob: Tensor
     best: Tensor
     top: Tensor
-    entropy: Tensor
-    margin: Tensor
     standing: Tensor
+    entropy: Tensor | None = None
+    margin: Tensor | None = None
     mass: Tensor | None = None
 
     def take(self, index: Tensor) -> Self:

@@ -1,4 +1,4 @@
-"""Steps guessed ahead and checked in the forward that is made anyway: the same text in fewer forwards, or no more.
+"""Steps guessed ahead and checked in the forward that is made anyway: the same text in fewer forwards.
 
 What the model held at its last look tells what the next steps would write if it changed its mind about nothing. The
 policies themselves make these guesses, and the texts that come out travel beside the one that stands. Where a step

@@ -7,7 +7,7 @@ changes nothing, whatever it says. A forward that is full anyway has nothing to 
 Where keys and values are exact there is nothing but rounding to be found, which is how this file is tested.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unmask.base.denoiser import Cache, Denoiser
 from unmask.base.step import Plan, Proposal
-from unmask.decode.propose import Sampling, asked_of, propose, read, said, temper
+from unmask.decode.propose import ALL_READS, Sampling, propose, read, said, temper
 
 MOST = 2048
 """Positions that one forward of an audit feeds, unless a row alone has more."""
@@ -119,25 +119,26 @@ class Auditor:
         sampling: Sampling,
         *,
         cache: Cache | None,
-        revise: bool | Tensor,
+        asked: Tensor,
+        reads: Collection[str] = ALL_READS,
         whole: Callable[[Tensor], Plan],
     ) -> Proposal:
         """What `propose` offers, with an audit of the rows whose turn it is.
 
         Args:
-            model, plan, sampling, cache, revise: as there.
+            model, plan, sampling, cache, asked, reads: as there.
             whole: the plan of the same step without a cache, of some canvas rows (N,).
         """
         which = [i for i, row in enumerate(plan.rows.tolist()) if row in self._drifts] if cache is not None else []
         if not which:
-            return propose(model, plan, sampling, cache=cache, revise=revise)
+            return propose(model, plan, sampling, cache=cache, asked=asked, reads=reads)
         heard = _Heard(model)
-        offer = propose(heard, plan, sampling, cache=cache, revise=revise)
+        offer = propose(heard, plan, sampling, cache=cache, asked=asked, reads=reads)
         index = torch.tensor(which, device=plan.rows.device)
         index = index[offer.asked[index].any(1)]  # the others are still reading what was given
-        revise = revise[index] if torch.is_tensor(revise) else revise
         if len(index):
-            self._look(model, (plan.take(index), heard.features[index]), whole(plan.rows[index]), sampling, revise)
+            stale = plan.take(index), heard.features[index]
+            self._look(model, stale, whole(plan.rows[index]), asked[index], sampling)
         return offer
 
     def _look(
@@ -145,11 +146,11 @@ class Auditor:
         model: Denoiser,
         stale: tuple[Plan, Tensor],
         whole: Plan,
+        asked: Tensor,
         sampling: Sampling,
-        revise: bool | Tensor,
     ) -> None:
         """Audit those of some rows that read what was kept, and whose turn it is; then note it down."""
-        (plan, features), asked = stale, asked_of(whole, revise)
+        (plan, features), asked = stale, asked[:, : whole.targets.shape[1]]
         widths = (whole.positions >= 0).sum(1)
         kept = (widths > (plan.positions >= 0).sum(1)).tolist()
         drifts = [self._drifts[row] for row in plan.rows.tolist()]

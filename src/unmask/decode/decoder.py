@@ -5,12 +5,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Cache
 from unmask.base.errors import BadInput, UnknownName, Unsupported
-from unmask.base.step import Edit, Plan, Proposal, Turn
+from unmask.base.step import Edit, Plan, Proposal, State, Turn
 from unmask.base.vocab import Traits, Vocab
 from unmask.decode import ahead, policies, windows
 from unmask.decode.effort import DIAL, EFFORTS, STRIDE, Effort, moved
@@ -49,6 +50,21 @@ class Decoder:
     def revises(self) -> bool:
         """Whether a written position may change again before its region is sealed."""
         return any(p.revises for p in self.policies)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Statistics of offers that its policies look at, and who judges how stale an approximate cache is."""
+        stale = () if self.window.exact else ("margin",)
+        return frozenset[str](stale).union(*(getattr(policy, "reads", ()) for policy in self.policies))
+
+    def asks(self, plan: Plan) -> Tensor:
+        """(R, T) bool: the targets that its policies may change, and therefore need an offer for."""
+        may = (plan.state == State.OPEN) | (plan.state == State.DONE) if self.revises else plan.state == State.OPEN
+        choosy = [policy for policy in self.policies if isinstance(policy, policies.Choosy)]
+        parted = self.lookahead or isinstance(self.window, windows.Many)  # policies see other plans then
+        if len(choosy) == len(self.policies) and not parted:
+            may = may & torch.stack([policy.asks(plan) for policy in choosy]).any(0)
+        return may & (plan.targets >= 0)
 
     def room(self, length: int, origin: int, traits: Traits) -> int:
         """Positions to write for a row of `length`: up to the end of its last block where the window pads.

@@ -50,11 +50,12 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder, auditor: Auditor 
     staleness = None if decoder.window.exact else Staleness(num_rows, model.device)
     while not bool(canvas.done.all()):
         plan = decoder.look(canvas, model.traits, cache)
+        asked, reads = decoder.asks(plan), decoder.reads
         if auditor is None or cache is None:
-            offer = propose(model, plan, decoder.sampling, cache=cache, revise=decoder.revises)
+            offer = propose(model, plan, decoder.sampling, cache=cache, asked=asked, reads=reads)
         else:
             whole = partial(_uncached, decoder, canvas, model)
-            offer = auditor.propose(model, plan, decoder.sampling, cache=cache, revise=decoder.revises, whole=whole)
+            offer = auditor.propose(model, plan, decoder.sampling, cache=cache, asked=asked, reads=reads, whole=whole)
         if staleness is not None:
             staleness.note(canvas, plan, offer)
         turn = decoder.decide(offer, plan)

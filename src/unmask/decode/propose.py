@@ -4,7 +4,7 @@ Here, and only here, ratios become probabilities, the mask is taken out of the v
 exist for asked targets alone, a chunk of rows at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,10 +20,19 @@ from unmask.decode.knobs import Knob, column
 from unmask.noise import clock
 
 CHUNK_ELEMENTS = 1 << 24
-"""Float64 numbers of one chunk of logits: 128 MiB."""
+"""Logits of one call of a model's head; in float64 they are 128 MiB."""
 
-FEW = 256
-"""Tokens that are looked at where top-k or top-p keeps no more."""
+DRAWN_ELEMENTS = {"cpu": 1 << 18}
+"""Logits that are drawn from at a time, by kind of device; those of a chunk elsewhere. 2 MiB stay in a core's cache."""
+
+FEW, GROWTH = 64, 8
+"""Tokens that are looked at first where top-k or top-p takes some out, and how many times more if these are too few."""
+
+ALL_READS = frozenset({"entropy", "margin"})
+"""Statistics that are computed for policies that read them; the others always are."""
+
+NOTHING = -800.0
+"""A float64 logarithm whose number is 0, and which times 0 is 0."""
 
 EARLIEST = 1e-5
 """The least time that networks with a clock are told, as in published samplers: without noise there are no ratios."""
@@ -53,7 +62,13 @@ class Sampling:
 
 
 def propose(
-    model: Denoiser, plan: Plan, sampling: Sampling, *, cache: Cache | None = None, revise: bool | Tensor = False
+    model: Denoiser,
+    plan: Plan,
+    sampling: Sampling,
+    *,
+    cache: Cache | None = None,
+    asked: Tensor | None = None,
+    reads: Collection[str] = ALL_READS,
 ) -> Proposal:
     """What the model offers at the targets of a plan.
 
@@ -62,47 +77,41 @@ def propose(
         plan: what to look at.
         sampling: how to draw.
         cache: keys and values of final positions.
-        revise: whether positions that are DONE get an offer too; one answer, or one per row (R,).
+        asked: (R, T) bool, the targets that get an offer, see `Decoder.asks`; None is all that are OPEN.
+        reads: which of `ALL_READS` to compute.
     Returns:
         A proposal over (R, T). `log_prob`, `entropy` and `margin` belong to the distribution after top-k and top-p
         at temperature 1, so that a confidence does not depend on the temperature. `mass` comes before all of them.
+        Of equally probable tokens the one with the lowest id is the best.
     Raises:
         Unsupported: a network that says ratios, on noise without a mask.
     """
     ratios = model.traits.says == "score"
     if ratios and model.traits.noise != "absorb":
         raise Unsupported("ratios are read for noise that masks tokens ('absorb') only; this model can't be decoded")
-    asked = asked_of(plan, revise)
+    asked = (plan.state == State.OPEN) & (plan.targets >= 0) if asked is None else asked
     features = read(model, plan, cache)
     offer = {
         **{name: plan.standing.clone() for name in ("tokens", "best")},
-        **{name: torch.zeros_like(plan.targets, dtype=torch.float64) for name in ("entropy", "margin")},
+        **{name: torch.zeros_like(plan.targets, dtype=torch.float64) for name in reads},
         **{
             name: torch.full_like(plan.targets, -torch.inf, dtype=torch.float64)
             for name in ("log_prob", "top", "standing", *(["mass"] if ratios else []))
         },
     }
-    for rr, ii, logits in said(model, plan, features, asked):
+    carries = model.traits.carries and cache is not None
+    for rr, ii, logits in said(model, plan, features, asked, at_once=carries):
+        rows, targets, standing = plan.rows[rr], plan.targets[rr, ii], plan.standing[rr, ii]
         if ratios:
             offer["mass"][rr, ii] = _mass(logits, model, plan.t[rr].clamp(min=EARLIEST))
         temper(logits, model.vocab, sampling, plan, (rr, ii))
-        key = seeds.key(plan.seed[rr], "token", plan.turn[rr, ii], plan.targets[rr, ii])
-        if model.traits.carries and cache is not None:
-            cast(Carrier, model).carry(logits, cache=cache, rows=plan.rows[rr], positions=plan.targets[rr, ii])
-        drawn = _draw(logits, sampling, rows=plan.rows[rr], key=key, now=plan.standing[rr, ii])
+        if carries:
+            cast(Carrier, model).carry(logits, cache=cast(Cache, cache), rows=rows, positions=targets)
+        key = seeds.key(plan.seed[rr], "token", plan.turn[rr, ii], targets)
+        drawn = _draw(logits, sampling, rows=rows, key=key, now=standing, reads=reads)
         for name, values in drawn.items():
             offer[name][rr, ii] = values
     return Proposal(asked=asked, is_open=asked & (plan.state == State.OPEN), **offer)
-
-
-def asked_of(plan: Plan, revise: bool | Tensor) -> Tensor:
-    """(R, T) bool, the targets that get an offer: those that are OPEN, and DONE ones where `revise`, see `propose`."""
-    asked = plan.state == State.OPEN
-    if torch.is_tensor(revise):
-        asked = asked | ((plan.state == State.DONE) & revise[:, None])
-    elif revise:
-        asked = asked | (plan.state == State.DONE)
-    return asked & (plan.targets >= 0)
 
 
 def read(model: Denoiser, plan: Plan, cache: Cache | None) -> Tensor:
@@ -119,23 +128,32 @@ def read(model: Denoiser, plan: Plan, cache: Cache | None) -> Tensor:
     )
 
 
-def said(model: Denoiser, plan: Plan, features: Tensor, asked: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Where (rows and targets, (N,) each), and the float64 logits (N, V) there, a chunk at a time."""
+def said(
+    model: Denoiser, plan: Plan, features: Tensor, asked: Tensor, *, at_once: bool = False
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Where (rows and targets, (N,) each), and the float64 logits (N, V) there, a part at a time.
+
+    With `at_once` parts are as large as chunks of the head are.
+    """
     r, i = asked.nonzero(as_tuple=True)
-    source = plan.source[r, i]
-    for at in torch.arange(len(r), device=r.device).split(max(1, CHUNK_ELEMENTS // model.vocab.size)):
-        rr, ii = r[at], i[at]
-        logits = model.head(features[rr, source[at]]).double()
-        if model.traits.says == "score":
-            logits.scatter_(1, plan.standing[rr, ii, None], 0.0)  # of a token to itself
-        yield rr, ii, logits
+    source, size = plan.source[r, i], model.vocab.size
+    most = CHUNK_ELEMENTS if at_once else DRAWN_ELEMENTS.get(r.device.type, CHUNK_ELEMENTS)
+    for chunk in torch.arange(len(r), device=r.device).split(max(1, CHUNK_ELEMENTS // size)):
+        logits = model.head(features[r[chunk], source[chunk]])
+        for at, part in zip(chunk.split(max(1, most // size)), logits.split(max(1, most // size)), strict=True):
+            rr, ii, logits64 = r[at], i[at], part.double()
+            if model.traits.says == "score":
+                logits64.scatter_(1, plan.standing[rr, ii, None], 0.0)  # of a token to itself
+            yield rr, ii, logits64
 
 
 def temper(logits: Tensor, vocab: Vocab, sampling: Sampling, plan: Plan, at: tuple[Tensor, Tensor]) -> None:
     """Make logits (N, V) of rows and targets (N,), in place, those of the distribution that tokens are taken from."""
     r, i = at
     cool, warm = (column(knob, plan.rows[r])[:, 0] for knob in (sampling.t_min, sampling.t_max))
-    logits /= (cool + (warm - cool) * plan.t[r])[:, None]
+    heat = cool + (warm - cool) * plan.t[r]
+    if bool((heat != 1).any()):
+        logits /= heat[:, None]
     _forbid(logits, vocab, sampling, plan.targets[r, i], plan.rows[r])
 
 
@@ -146,90 +164,69 @@ def _mass(logits: Tensor, model: Denoiser, t: Tensor) -> Tensor:
     """
     assert model.vocab.mask is not None
     clean = logits.index_fill(1, torch.tensor([model.vocab.mask], device=logits.device), -torch.inf)
-    return clean.logsumexp(-1) + clock.sigma(model.traits, t).expm1().log()
+    return _log_sum(clean) + clock.sigma(model.traits, t).expm1().log()
 
 
 def _forbid(logits: Tensor, vocab: Vocab, sampling: Sampling, positions: Tensor, rows: Tensor) -> None:
     """Take out, in place, what must not be written: the mask, forbidden ids, an end of text that comes too early."""
     logits[:, [*sampling.forbidden, *([] if vocab.mask is None else [vocab.mask])]] = -torch.inf
-    early = positions < column(sampling.no_end_before, rows)[:, 0]
-    for end in vocab.ends:
-        logits[early, end] = -torch.inf
+    early = (positions < column(sampling.no_end_before, rows)[:, 0]).nonzero()
+    logits[early, torch.tensor(vocab.ends, dtype=torch.int64, device=logits.device)] = -torch.inf
 
 
-def _draw(logits: Tensor, sampling: Sampling, *, rows: Tensor, key: Tensor, now: Tensor) -> dict[str, Tensor]:
-    """Candidates and their statistics from logits (N, V) float64 of canvas rows (N,)."""
+def _draw(
+    logits: Tensor, sampling: Sampling, *, rows: Tensor, key: Tensor, now: Tensor, reads: Collection[str]
+) -> dict[str, Tensor]:
+    """Candidates and their statistics from logits (N, V) float64 of canvas rows (N,); the logits are used up."""
     top_k, top_p, temperature = (column(x, rows) for x in (sampling.top_k, sampling.top_p, sampling.temperature))
     found: dict[str, Tensor] = {}
-    for few, filtered, part in _parts(logits, top_k, top_p):
-        chosen, ids = logits[part], None
-        if filtered:
-            mass = chosen.logsumexp(-1, keepdim=True)
-            ranked = chosen.topk(FEW, dim=-1) if few else chosen.sort(dim=-1, descending=True, stable=True)
-            chosen, ids = _filtered(ranked.values, mass, top_k[part], top_p[part]), ranked.indices
-        for name, values in _statistics(chosen.log_softmax(-1), ids, temperature[part], key[part], now[part]).items():
+    for part, chosen, ids in _parts(logits, top_k, top_p):
+        told = _statistics(chosen, ids, temperature[part], key[part], now[part], reads)
+        if len(part) == len(logits):
+            return told
+        for name, values in told.items():
             found.setdefault(name, values.new_zeros(len(logits)))[part] = values
     return found
 
 
-def _parts(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[bool, bool, Tensor]]:
-    """Rows (N,) by what has to be looked at: (whether the few best tokens do, whether any are taken out, which rows).
-
-    The few do where top-k or top-p keeps none but them: nearly always, and far fewer than all tokens.
-    """
+def _parts(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Rows (N,), what is kept of their logits (N, M), and of which tokens these are; None stands for all, in order."""
     filters = ((top_k > 0) | (top_p < 1))[:, 0]
-    inside = torch.zeros_like(filters)
-    if logits.shape[1] > FEW and bool(filters.any()):
-        best = logits.topk(FEW, dim=-1).values
-        held = (best.logsumexp(-1) - logits.logsumexp(-1)).exp()
-        kth = best.gather(1, (top_k.long() - 1).clamp(0, best.shape[1] - 1))[:, 0]
-        inside = ((top_p < 1)[:, 0] & (held >= top_p[:, 0])) | ((top_k > 0)[:, 0] & (kth > best[:, -1]))
-    kinds = ((False, False, ~filters), (True, True, filters & inside), (False, True, filters & ~inside))
-    for few, filtered, which in kinds:
-        if len(part := which.nonzero()[:, 0]):
-            yield few, filtered, part
+    some, rest = filters.nonzero()[:, 0], (~filters).nonzero()[:, 0]
+    if len(some):
+        for part, chosen, ids in _kept(logits[some] if len(rest) else logits, top_k[some], top_p[some]):
+            yield some[part], chosen, ids
+    if len(rest):
+        yield rest, logits[rest] if len(some) else logits, None
 
 
-def _statistics(log_p: Tensor, ids: Tensor | None, temperature: Tensor, key: Tensor, now: Tensor) -> dict[str, Tensor]:
-    """What is told of distributions (N, M) over tokens `ids` (N, M), or over all tokens in order."""
+def _kept(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rows (N,), their M best logits (N, M) in falling order with all outside top-k or top-p at -inf, and their tokens.
 
-    def named(at: Tensor) -> Tensor:
-        return at if ids is None else ids.gather(1, at[:, None])[:, 0]
-
-    best = log_p.topk(min(2, log_p.shape[1]), dim=-1)
-    at = best.indices[:, 0]
-    chance = (temperature[:, 0] > 0).nonzero()[:, 0]
-    if len(chance):
-        some = None if ids is None else ids[chance]
-        at = at.index_copy(0, chance, _race(log_p[chance], some, temperature[chance], key[chance]))
-    p = log_p.exp()
-    top = best.values.exp()
-    if ids is None:
-        standing = log_p.gather(1, now[:, None])[:, 0]
-    else:
-        standing = log_p.masked_fill(ids != now[:, None], -torch.inf).amax(1)
-    return {
-        "tokens": named(at),
-        "log_prob": log_p.gather(1, at[:, None])[:, 0],
-        "best": named(best.indices[:, 0]),
-        "top": best.values[:, 0],
-        "entropy": -torch.where(p > 0, p * log_p, 0.0).sum(-1),
-        "margin": top[:, 0] - top[:, -1],
-        "standing": standing,
-    }
-
-
-def _race(log_p: Tensor, ids: Tensor | None, temperature: Tensor, key: Tensor) -> Tensor:
-    """A place (N,) among M tokens per row, drawn from softmax(log_p / temperature) by the Gumbel-max rule in float64.
-
-    Float32 noise truncates the tail and lowers the temperature without saying so.
-
-    Source: Zheng et al. 2024, arXiv:2409.02908, sec. 4 (precision); Gumbel-max: Maddison et al. 2014, arXiv:1411.0030.
+    M is as small as it may be: a row is given out once the last of its M logits, and all that equal it, are taken out.
     """
-    tokens = torch.arange(log_p.shape[1], device=log_p.device) if ids is None else ids
-    numbers = seeds.uniform(seeds.key(key[:, None], "gumbel", tokens))
-    gumbel = -torch.log(-torch.log(numbers))
-    return (log_p / temperature.clamp(min=1e-6) + gumbel).argmax(-1)
+    mass, rows, size = _log_sum(logits)[:, None], torch.arange(len(logits), device=logits.device), FEW
+    while len(rows):
+        ranked, ids = _ranked(logits if len(rows) == len(logits) else logits[rows], size)
+        kept = _filtered(ranked, mass[rows], top_k[rows], top_p[rows])
+        over = (kept.isinf() | (ranked > ranked[:, -1:])).all(1) | (ranked.shape[1] == logits.shape[1])
+        if bool(over.any()):
+            yield rows[over], kept[over], ids[over]
+        rows, size = rows[~over], size * GROWTH
+
+
+def _ranked(logits: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The `size` best logits of each row (N, V) and their tokens, equal ones by rising id."""
+    if size >= logits.shape[1]:
+        every = logits.sort(dim=-1, descending=True, stable=True)
+        return every.values, every.indices
+    best = logits.topk(size, dim=-1)
+    tied = (best.values[:, 1:] == best.values[:, :-1]).any(1).nonzero()[:, 0]  # topk leaves these in any order
+    if len(tied):
+        ids = best.indices[tied].sort(dim=-1).values
+        order = logits[tied[:, None], ids].argsort(dim=-1, descending=True, stable=True)
+        best.indices[tied] = ids.gather(1, order)
+    return best.values, best.indices
 
 
 def _filtered(ranked: Tensor, mass: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
@@ -242,3 +239,70 @@ def _filtered(ranked: Tensor, mass: Tensor, top_k: Tensor, top_p: Tensor) -> Ten
     beyond[:, 0] = False
     kth = ranked.gather(1, (top_k.long() - 1).clamp(0, ranked.shape[1] - 1))
     return ranked.masked_fill(beyond | ((ranked < kth) & (top_k > 0)), -torch.inf)
+
+
+def _statistics(
+    logits: Tensor, ids: Tensor | None, temperature: Tensor, key: Tensor, now: Tensor, reads: Collection[str]
+) -> dict[str, Tensor]:
+    """What is told of logits (N, M) of tokens `ids` (N, M), or of all tokens in order; the logits are used up."""
+
+    def named(at: Tensor) -> Tensor:
+        return at if ids is None else ids.gather(1, at[:, None])[:, 0]
+
+    highest, best = logits.max(-1)  # of equal ones the first
+    below, at = logits.sub_(highest[:, None]), best
+    chance = (temperature[:, 0] > 0).nonzero()[:, 0]
+    if len(chance):
+        every = len(chance) == len(best)
+        raced = below if every else below[chance]
+        at = best.index_copy(
+            0, chance, _race(raced, ids if every or ids is None else ids[chance], temperature[chance], key[chance])
+        )
+    candidate = below.gather(1, at[:, None])[:, 0]
+    if ids is None:
+        standing = below.gather(1, now[:, None])[:, 0]
+    else:
+        standing = below.masked_fill(ids != now[:, None], -torch.inf).amax(1)
+    told: dict[str, Tensor] = {}
+    if "margin" in reads:
+        second = below.topk(min(2, below.shape[1]), dim=-1).values[:, -1]
+    if "entropy" in reads:
+        weight = below.clamp_(min=NOTHING).exp()
+        total = _sum(weight)
+        told["entropy"] = total.log() - _sum(weight.mul_(below)) / total
+    else:
+        total = _sum(below.exp_())
+    mass = total.log()
+    if "margin" in reads:
+        told["margin"] = (-mass).exp() - (second - mass).exp()
+    return {
+        "tokens": named(at),
+        "log_prob": candidate - mass,
+        "best": named(best),
+        "top": -mass,
+        "standing": standing - mass,
+        **told,
+    }
+
+
+def _race(below: Tensor, ids: Tensor | None, temperature: Tensor, key: Tensor) -> Tensor:
+    """A place (N,) among M tokens per row, drawn from softmax(below / temperature) by the Gumbel-max rule in float64.
+
+    Float32 noise truncates the tail and lowers the temperature without saying so.
+
+    Source: Zheng et al. 2024, arXiv:2409.02908, sec. 4 (precision); Gumbel-max: Maddison et al. 2014, arXiv:1411.0030.
+    """
+    tokens = torch.arange(below.shape[1], device=below.device) if ids is None else ids
+    numbers = seeds.uniform(seeds.key(key[:, None], "gumbel", tokens))
+    return (below / temperature.clamp(min=1e-6)).sub_(numbers.log_().neg_().log_()).max(-1).indices
+
+
+def _log_sum(logits: Tensor) -> Tensor:
+    """(N,) the logarithm of the sum of the exponentials of logits (N, V)."""
+    highest = logits.amax(-1, keepdim=True)
+    return highest[:, 0] + _sum((logits - highest).exp_()).log()
+
+
+def _sum(rows: Tensor) -> Tensor:
+    """(N,) sums of (N, M), whatever N: threads would share a long row that is alone, and add it up in another order."""
+    return rows.expand(2, -1).sum(-1)[:1] if len(rows) == 1 else rows.sum(-1)

@@ -37,6 +37,7 @@ class Staleness:
 
     def note(self, canvas: Canvas, plan: Plan, offer: Proposal) -> None:
         """Look at the offers of a forward, before they are written down."""
+        assert offer.margin is not None
         if (more := canvas.tokens.shape[1] - self._best.shape[1]) > 0:
             self._best = F.pad(self._best, (0, more), value=_NOTHING)
             self._top, self._margin = F.pad(self._top, (0, more)), F.pad(self._margin, (0, more))

@@ -7,7 +7,7 @@ what a preempted request had read is read again.
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,36 +25,12 @@ from unmask.decode.staleness import Staleness
 from unmask.decode.trace import record
 from unmask.engine.batch import block_of, cut, share_out, widen
 from unmask.engine.crowd import Board, Crowd, kind
-from unmask.engine.pace import Chase, Clock, Pace
+from unmask.engine.live import Live, by_crowd
+from unmask.engine.pace import Clock, Pace
 from unmask.engine.request import Delta, Request
 from unmask.engine.room import Room
 from unmask.engine.stats import Stats
 from unmask.text.tokenizer import Tokenizer
-
-
-@dataclass(slots=True, eq=False)
-class Live:
-    """A request inside.
-
-    Attributes:
-        canvas: its own row, until it has a place on the engine's.
-        told: position up to which committed tokens were told.
-        chase: of its target of seconds, if it has one.
-    """
-
-    id: int
-    request: Request
-    canvas: Canvas
-    crowd: Crowd
-    row: int = -1
-    reading: Reading | None = None
-    told: int = 0
-    chase: Chase | None = None
-
-    @property
-    def caches(self) -> bool:
-        """Whether it keeps keys and values."""
-        return self.request.decoder.window.caches
 
 
 class Engine:
@@ -214,7 +190,7 @@ class Engine:
 
     def _plans(self, lives: Sequence[Live], cache: Cache | None) -> Plan:
         """What each of these would look at next, in their order."""
-        crowds = _by_crowd(lives)
+        crowds = by_crowd(lives)
         plans = [
             crowd.plan(self.canvas, self.model.traits, cache, [lives[i].row for i in index]) for crowd, index in crowds
         ]
@@ -292,13 +268,13 @@ class Engine:
         self.stats.forwards += int(not bool(spared.all()))
         self.stats.rows += int((~spared).sum())
         self.stats.positions += int((plan.positions[~spared] >= 0).sum())
-        no_number = (offer.asked & (offer.log_prob.isnan() | offer.entropy.isnan())).any(1).tolist()
+        no_number = (offer.asked & offer.log_prob.isnan()).any(1).tolist()
         asks = (plan.targets >= 0).any(1).tolist()
         for live, bad in zip(lives, no_number, strict=True):
             if bad:
                 self._fail(live, RequestFailed("the network gave no numbers for this request (NaN)"))
         traces = {live.row: live.reading.trace for live in lives if live.reading is not None}
-        for crowd, index in _by_crowd(lives):
+        for crowd, index in by_crowd(lives):
             some = [i for i in index if asks[i] and not no_number[i]]
             if some:
                 these = _index(plan, some)
@@ -313,6 +289,11 @@ class Engine:
         self._settle([live for live, bad in zip(lives, no_number, strict=True) if not bad], caches=caches)
 
     def _propose(self, lives: Sequence[Live], plan: Plan, *, caches: bool) -> Proposal:
+        asked, reads = torch.zeros_like(plan.targets, dtype=torch.bool), frozenset[str]()
+        for crowd, index in by_crowd(lives):
+            these = _index(plan, index)
+            asked[these] = crowd.decoder.asks(plan if len(index) == len(lives) else plan.take(these))
+            reads |= crowd.decoder.reads
         cache = self.room.cache if caches else None
         model: Denoiser = self.model if caches or self._memory is None else self._memory
         if bool((self._guidance[plan.rows] > 0).any()):
@@ -324,7 +305,8 @@ class Engine:
             plan,
             self._sampling.part,
             cache=cache,
-            revise=self._revises[plan.rows],
+            asked=asked,
+            reads=reads,
             whole=lambda rows: self._plans([by_row[row] for row in rows.tolist()], None),
         )
 
@@ -385,14 +367,6 @@ class Engine:
         stats.audited = self._auditor.forwards
         stats.waiting, stats.running, stats.pages_held = len(self._waiting), len(self._running), self.room.num_held
         stats.pages_idle = 0 if pool is None else pool.num_idle
-
-
-def _by_crowd(lives: Sequence[Live]) -> list[tuple[Crowd, list[int]]]:
-    """The crowds that are there, and which of these rows belong to each."""
-    found: dict[int, tuple[Crowd, list[int]]] = {}
-    for i, live in enumerate(lives):
-        found.setdefault(id(live.crowd), (live.crowd, []))[1].append(i)
-    return list(found.values())
 
 
 def _index(like: Plan | Canvas, values: Sequence[int]) -> Tensor:

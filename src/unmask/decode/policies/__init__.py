@@ -2,9 +2,14 @@
 
 A policy is a frozen dataclass whose fields are its options, with `revises` (whether it may change DONE positions) and
 `(offer, plan, edit) -> edit`. Policies are applied in order; each sees what those before it decided.
+
+What is not needed is not computed. A policy that reads an offer's entropy or margin names it in `reads`; one that knows
+which targets it may change before it sees an offer is `Choosy`, and the others get none.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
 
 from unmask.base.step import Edit, Plan, Proposal
 from unmask.decode.policies.ancestral import Ancestral
@@ -31,6 +36,15 @@ class Policy(Protocol):
 
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
         """The edit, with this policy's decisions added."""
+        ...
+
+
+@runtime_checkable
+class Choosy(Policy, Protocol):
+    """A policy that knows which targets it may change before it sees an offer."""
+
+    def asks(self, plan: Plan) -> Tensor:
+        """(R, T) bool: those targets."""
         ...
 
 

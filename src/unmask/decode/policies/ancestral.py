@@ -9,7 +9,9 @@ Source: Sahoo et al. 2024, MDLM, arXiv:2406.07524, eq. 7: a mask is lifted with 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unmask.base.step import Edit, Plan, Proposal
+from torch import Tensor
+
+from unmask.base.step import Edit, Plan, Proposal, State
 from unmask.decode.policies.rank import coin
 
 
@@ -19,8 +21,11 @@ class Ancestral:
 
     revises: ClassVar[bool] = False
 
-    def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
-        """The edit with the targets that the coin chose; all of them in the last step."""
+    def asks(self, plan: Plan) -> Tensor:
+        """(R, T) bool: the targets that the coin chose; all of them in the last step."""
         steps = (plan.left + 1).clamp(min=1)  # (t - s) / t = 1 / steps left, without rounding
-        lifted = coin(plan, "unmask") * steps[:, None] < 1
-        return edit.accept(offer.is_open & lifted, offer.tokens)
+        return (plan.state == State.OPEN) & (coin(plan, "unmask") * steps[:, None] < 1)
+
+    def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
+        """The edit with the targets that the coin chose."""
+        return edit.accept(offer.is_open & self.asks(plan), offer.tokens)

@@ -13,7 +13,7 @@ import torch
 
 from unmask.base.step import Edit, Plan, Proposal
 from unmask.decode.knobs import Knob, column
-from unmask.decode.policies.rank import best
+from unmask.decode.policies.rank import best, given
 from unmask.decode.policies.timetable import even
 
 
@@ -27,12 +27,14 @@ class EntropyBound:
 
     bound: Knob = 0.1
     revises: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset({"entropy"})
 
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
         """The edit with that run taken, or as many as the budget of steps asks for."""
-        entropy = torch.where(offer.is_open, offer.entropy, torch.inf).sort(1).values
+        entropies = given(offer.entropy)
+        entropy = torch.where(offer.is_open, entropies, torch.inf).sort(1).values
         others = torch.nan_to_num(entropy, posinf=0.0).cumsum(1) - torch.nan_to_num(entropy, posinf=0.0)
         told = torch.where(plan.due[:, None], others, others + torch.nan_to_num(entropy, posinf=0.0))
         holds = (told <= column(self.bound, plan.rows)) & entropy.isfinite()
         count = torch.maximum(holds.int().cummin(1).values.sum(1), even(offer, plan))
-        return edit.accept(best(-offer.entropy, plan, offer.is_open, count), offer.tokens)
+        return edit.accept(best(-entropies, plan, offer.is_open, count), offer.tokens)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from unmask.base.step import Edit, Plan, Proposal
-from unmask.decode.policies.rank import SCORES, Rank, best, ending
+from unmask.decode.policies.rank import READS, SCORES, Rank, best, ending
 from unmask.decode.policies.timetable import TIMETABLES, Timetable
 
 
@@ -32,6 +32,11 @@ class Quota:
     eos_last: bool = False
     ends: tuple[int, ...] = ()
     revises: ClassVar[bool] = False
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Statistics that its rank looks at."""
+        return READS.get(self.rank, frozenset())
 
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
         """The edit with this step's share taken."""

@@ -13,12 +13,21 @@ Rank = Literal["confidence", "margin", "entropy", "random", "position"]
 
 SCORES: dict[str, Callable[[Proposal, Plan], Tensor]] = {
     "confidence": lambda offer, plan: offer.log_prob,
-    "margin": lambda offer, plan: offer.margin,
-    "entropy": lambda offer, plan: -offer.entropy,
+    "margin": lambda offer, plan: given(offer.margin),
+    "entropy": lambda offer, plan: -given(offer.entropy),
     "random": lambda offer, plan: coin(plan, "rank"),
     "position": lambda offer, plan: -plan.targets.double(),
 }
 """Higher comes first; (R, T) float64."""
+
+READS: dict[str, frozenset[str]] = {"margin": frozenset({"margin"}), "entropy": frozenset({"entropy"})}
+"""Statistics of an offer that a rank reads, see `unmask.decode.propose.ALL_READS`."""
+
+
+def given(statistic: Tensor | None) -> Tensor:
+    """A statistic that the policy named in its `reads`."""
+    assert statistic is not None
+    return statistic
 
 
 def coin(plan: Plan, stream: str) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from unmask.base.errors import BadInput
 from unmask.base.step import Edit, Plan, Proposal, State
@@ -39,16 +40,25 @@ class Remask:
         if not 0 <= self.eta <= 1:
             raise BadInput(f"eta is a probability between 0 and 1, not {self.eta}")
 
+    def asks(self, plan: Plan) -> Tensor:
+        """(R, T) bool: the targets that may be filled or taken back."""
+        filled, reopened = self._chosen(plan)
+        return filled | reopened
+
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
         """The edit with some tokens taken back and as many masks lifted, in expectation."""
+        filled, reopened = self._chosen(plan)
+        edit = edit.accept(offer.is_open & filled & (edit.state == State.OPEN), offer.tokens)
+        edit = edit.reopen(offer.asked & reopened, self.mask)
+        return replace(
+            edit, settled=edit.settled & (plan.left <= 0)
+        )  # what is full before its last step may reopen yet
+
+    def _chosen(self, plan: Plan) -> tuple[Tensor, Tensor]:
+        """(R, T) bool: which targets are filled if they are still open then, and which are taken back."""
         alpha_t, alpha_s = 1 - plan.t, 1 - plan.s
         most = torch.where(alpha_t > 0, (1 - alpha_s) / alpha_t, 1.0).clamp(max=1)
         sigma = most.clamp(max=self.eta) if self.remask == "cap" else self.eta * most
         fill = torch.where(alpha_s < 1, sigma * alpha_t / (1 - alpha_s), 1.0)
-        still_open = offer.is_open & (edit.state == State.OPEN)
-        edit = edit.accept(still_open & (coin(plan, "refill") < fill[:, None]), offer.tokens)
-        written = offer.asked & (plan.state == State.DONE)
-        edit = edit.reopen(written & (coin(plan, "remask") < sigma[:, None]), self.mask)
-        return replace(
-            edit, settled=edit.settled & (plan.left <= 0)
-        )  # what is full before its last step may reopen yet
+        filled = (plan.state == State.OPEN) & (coin(plan, "refill") < fill[:, None])
+        return filled, (plan.state == State.DONE) & (coin(plan, "remask") < sigma[:, None])

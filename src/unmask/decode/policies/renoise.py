@@ -15,7 +15,7 @@ import torch
 
 from unmask.base.step import Edit, Plan, Proposal
 from unmask.decode.knobs import Knob, column
-from unmask.decode.policies.rank import coin
+from unmask.decode.policies.rank import coin, given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +34,11 @@ class Renoise:
     size: int = 1
     mask: int | None = None
     revises: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset({"entropy"})
 
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
         """The edit with that run taken and noise elsewhere; or, where the region is done, with the best tokens."""
-        entropy, order = torch.where(offer.asked, offer.entropy, torch.inf).sort(stable=True, dim=1)
+        entropy, order = torch.where(offer.asked, given(offer.entropy), torch.inf).sort(stable=True, dim=1)
         known = entropy.nan_to_num(posinf=0.0)
         holds = (known.cumsum(1) - known <= column(self.bound, plan.rows)) & entropy.isfinite()
         taken = torch.zeros_like(holds).scatter(1, order, holds)

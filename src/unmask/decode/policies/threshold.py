@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from unmask.base.step import Edit, Plan, Proposal
 from unmask.decode.knobs import Knob, column
-from unmask.decode.policies.rank import SCORES, Rank, best, ending
+from unmask.decode.policies.rank import READS, SCORES, Rank, best, ending
 from unmask.decode.policies.timetable import TIMETABLES, Timetable
 
 
@@ -33,6 +33,11 @@ class Threshold:
     eos_last: bool = False
     ends: tuple[int, ...] = ()
     revises: ClassVar[bool] = False
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Statistics that its rank looks at."""
+        return READS.get(self.rank, frozenset())
 
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
         """The edit with all sure offers taken."""

@@ -1,0 +1,213 @@
+"""What is drawn and told, against a slow reference that looks at one row at a time and at all of its tokens, sorted."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from unmask.base import seeds
+from unmask.base.canvas import Canvas
+from unmask.base.step import State
+from unmask.base.vocab import Traits, Vocab
+from unmask.decode import propose as propose_module
+from unmask.decode.decoder import build
+from unmask.decode.propose import Sampling, propose
+from unmask.decode.windows.whole import Whole
+
+ENDS = (2, 4)
+FORBIDDEN = (5,)
+
+
+class Says:
+    """A model that says what it was given, (R, W, V)."""
+
+    traits, device = Traits(sees="all"), torch.device("cpu")
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits, self.asked = logits, 0
+        self.vocab = Vocab(size=logits.shape[-1], mask=logits.shape[-1] - 1, eos=ENDS[0], stops=ENDS[1:])
+
+    def read(self, tokens: Tensor, **rest) -> Tensor:
+        return self.logits[: len(tokens), : tokens.shape[1]]
+
+    def head(self, features: Tensor) -> Tensor:
+        self.asked += len(features)
+        return features
+
+
+@dataclass
+class Row:
+    """How one row is drawn."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    no_end_before: float = 0
+    heat: float = 1.0
+
+
+def reference(logits: Tensor, row: Row, vocab: Vocab, *, position: int, key: Tensor, now: int) -> dict[str, float]:
+    """What is offered for logits (V,)."""
+    x = [float(one) / row.heat for one in logits.double()]
+    for i in (*FORBIDDEN, vocab.mask, *(vocab.ends if position < row.no_end_before else ())):
+        x[i] = -math.inf
+    order = sorted(range(len(x)), key=lambda i: (-x[i], i))
+    ranked = torch.tensor([x[i] for i in order], dtype=torch.float64)
+    p = (ranked - torch.tensor(x, dtype=torch.float64).logsumexp(0)).exp()
+    beyond = ((p.cumsum(0) - p >= row.top_p) & (row.top_p < 1)).tolist()  # borders are compared as they are there
+    least = x[order[min(row.top_k or len(x), len(x)) - 1]]
+    kept = [i for i, out in zip(order, [False, *beyond[1:]], strict=True) if not out and x[i] >= least]
+    total = math.fsum(math.exp(x[i] - x[order[0]]) for i in kept)
+    log_p = {i: x[i] - x[order[0]] - math.log(total) for i in kept}
+    drawn = order[0]
+    if row.temperature > 0:
+        noise = {i: float(-(-seeds.uniform(seeds.key(key, "gumbel", i)).log()).log()) for i in kept}
+        drawn = max(kept, key=lambda i: (log_p[i] / row.temperature + noise[i], -i))
+    p = [math.exp(log_p[i]) for i in kept]
+    return {
+        "tokens": drawn,
+        "log_prob": log_p[drawn],
+        "best": order[0],
+        "top": log_p[order[0]],
+        "standing": log_p.get(now, -math.inf),
+        "entropy": -math.fsum(one * math.log(one) for one in p if one),
+        "margin": p[0] - (p[1] if len(p) > 1 else 0.0),
+    }
+
+
+def offered(logits: Tensor, rows: list[Row], seed: int, reads=propose_module.ALL_READS):
+    """A proposal over all positions of these rows, and its plan."""
+    model = Says(logits)
+    length = logits.shape[1]
+    canvas = Canvas.of(
+        [([0] * length, [True] * length)] * len(rows), mask=model.vocab.mask, seeds=range(seed, seed + len(rows))
+    )
+    canvas.tokens[:] = torch.arange(length) % 7  # what stands there
+    plan = Whole()(canvas, model.traits, None)
+    columns = {name: [getattr(row, name) for row in rows] for name in vars(rows[0])}
+    knobs = {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
+    heat = knobs.pop("heat")
+    sampling = Sampling(forbidden=FORBIDDEN, t_max=heat, t_min=heat, **knobs)
+    return propose(model, plan, sampling, reads=reads), plan, model.vocab
+
+
+def compare(logits: Tensor, rows: list[Row], seed: int) -> None:
+    offer, plan, vocab = offered(logits, rows, seed)
+    for r, row in enumerate(rows):
+        for i in range(logits.shape[1]):
+            key = seeds.key(plan.seed[r], "token", plan.turn[r, i], plan.targets[r, i])
+            wanted = reference(logits[r, i], row, vocab, position=i, key=key, now=int(plan.standing[r, i]))
+            for name, value in wanted.items():
+                told = getattr(offer, name)[r, i].item()
+                if name in ("tokens", "best"):
+                    assert told == value, (name, row)
+                else:
+                    assert told == pytest.approx(value, rel=1e-12, abs=1e-12), (name, row)
+
+
+ROWS = st.builds(
+    Row,
+    temperature=st.sampled_from([0.0, 0.0, 0.3, 1.0, 1.5]),
+    top_k=st.sampled_from([0, 0, 1, 7, 80, 700]),
+    top_p=st.sampled_from([1.0, 1.0, 0.3, 0.9, 0.999999]),
+    no_end_before=st.sampled_from([0.0, 2.0, math.inf]),
+    heat=st.sampled_from([1.0, 1.0, 0.7]),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(ROWS, min_size=1, max_size=5),
+    size=st.sampled_from([9, 64, 65, 600]),
+    scale=st.sampled_from([0.01, 1.0, 4.0, 30.0]),
+    steps=st.sampled_from([None, 1.0, 0.01]),
+    missing=st.sampled_from([0.0, 0.5]),
+    seed=st.integers(0, 1000),
+)
+def test_against_the_reference(rows, size, scale, steps, missing, seed):
+    """Unlike rows, flat and sharp, with logits that are equal (whole steps) and tokens that can't be."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(rows), 3, size, generator=draw) * scale
+    if steps is not None:
+        logits = (logits / steps).round() * steps
+    gone = torch.rand(logits.shape, generator=draw) < missing
+    gone[..., :2] = False
+    compare(logits.masked_fill(gone, -torch.inf), rows, seed)
+
+
+@pytest.mark.parametrize("elements", [1, 1200, 1 << 18])
+def test_any_number_at_a_time(monkeypatch, elements):
+    logits = torch.randn(3, 4, 600, generator=torch.Generator().manual_seed(5)) * 3
+    rows = [Row(temperature=1.0), Row(temperature=0.7, top_p=0.8), Row(top_k=3)]
+    wanted, _, _ = offered(logits, rows, 3)
+    monkeypatch.setitem(propose_module.DRAWN_ELEMENTS, "cpu", elements)
+    found, _, _ = offered(logits, rows, 3)
+    for name in ("tokens", "log_prob", "best", "top", "standing", "entropy", "margin"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name)), name
+
+
+def test_statistics_that_nobody_reads_change_nothing():
+    logits = torch.randn(3, 4, 600, generator=torch.Generator().manual_seed(6)) * 3
+    rows = [Row(temperature=1.0), Row(temperature=0.7, top_p=0.8), Row()]
+    whole, _, _ = offered(logits, rows, 3)
+    part, _, _ = offered(logits, rows, 3, reads=())
+    assert part.entropy is None
+    assert part.margin is None
+    for name in ("tokens", "log_prob", "best", "top", "standing"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)), name
+
+
+def test_a_long_row_alone_is_told_the_same():
+    """To the bit, though threads share the sum of a row that has no company."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        logits = torch.randn(6, 1, 150_001, generator=torch.Generator().manual_seed(7)) * 3
+        rows = [Row(temperature=1.0), Row(), Row(top_p=0.5)] * 2
+        together, _, _ = offered(logits, rows, 0)
+        for r in range(len(rows)):
+            alone, _, _ = offered(logits[r : r + 1], rows[r : r + 1], r)
+            for name in ("tokens", "log_prob", "top", "standing", "entropy", "margin"):
+                assert torch.equal(getattr(alone, name)[0], getattr(together, name)[r]), (name, r)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("row", [Row(), Row(temperature=1.0), Row(top_p=0.9), Row(top_k=3, temperature=0.5)])
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_what_is_no_number_is_told(row, poison):
+    logits = torch.zeros(1, 2, 600)
+    logits[0, 1, 300] = poison
+    offer, _, _ = offered(logits, [row], 0, reads=())
+    assert offer.log_prob.isnan().tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("name", ["mdlm", "remdm"])
+def test_only_those_are_asked_that_may_change(name):
+    """Their coins don't look at the model; each decides what it would decide if it were offered all."""
+    model = Says(torch.randn(2, 12, 50, generator=torch.Generator().manual_seed(8)))
+    canvas = Canvas.of([([0] * 12, [False, *[True] * 11])] * 2, mask=model.vocab.mask, seeds=(1, 2))
+    decoder = build(name, traits=model.traits, vocab=model.vocab, steps=4)
+    num_open = 0
+    while not bool(canvas.done.all()):
+        plan = decoder.window(canvas, model.traits, None)
+        num_open += int((plan.state == State.OPEN).sum())
+        every = (plan.targets >= 0) & (plan.state != State.FIXED)
+        all_offers = propose(model, plan, decoder.sampling, asked=every)
+        before, model.asked = model.asked, 0
+        offer = propose(model, plan, decoder.sampling, asked=decoder.asks(plan), reads=decoder.reads)
+        assert model.asked < before or bool((plan.left == 0).all())
+        edit, wanted = decoder.policy(offer, plan), decoder.policy(all_offers, plan)
+        assert torch.equal(edit.tokens, wanted.tokens)
+        assert torch.equal(edit.state, wanted.state)
+        canvas.apply(plan, edit, offer)
+        model.asked = 0
+
+
+def test_numbers_stay_below_one(monkeypatch):
+    monkeypatch.setattr(seeds, "_finalise", lambda x: torch.full_like(x, -1))  # all bits set
+    assert seeds.uniform(torch.zeros(1, dtype=torch.int64)) < 1
