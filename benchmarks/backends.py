@@ -15,6 +15,7 @@ import resource
 import statistics
 import time
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import torch
@@ -40,9 +41,10 @@ def main() -> None:
     options.add_argument("--turns", type=int, default=3, help="turns of all backends; medians of them are told (3)")
     args = options.parse_args()
     torch.set_num_threads(args.threads)
-    told, pipes = {}, {}
+    told, pipes, processes = {}, {}, []
     for name in args.backends:
-        pipes[name] = start(name, args.model, args.threads)
+        pipes[name], process = start(name, args.model, args.threads)
+        processes.append(process)
         told[name] = pipes[name].recv()
     turns: dict[str, list[list[float]]] = {name: [] for name in pipes}
     for _ in range(args.turns):
@@ -55,16 +57,21 @@ def main() -> None:
         times = [statistics.median(width) for width in zip(*turns[name], strict=True)]
         cost = {str(width): f"{1e3 * t:.1f} ({t / times[0]:.2f})" for width, t in zip(WIDTHS, times, strict=True)}
         rows.append({"backend": name, **cost, **told[name]})
+    for process in processes:
+        process.join()
     captions = {f"ms (ratio to one position) over {CONTEXT} known positions, by positions": rows}
     report(args.out, "A forward on every backend", captions, model=args.model or "SmolLM2-135M, random weights")
 
 
-def start(name: str, model: str | None, threads: int) -> Connection:
-    """A process that answers numbers of tries with costs, after it has told what it is."""
+def start(name: str, model: str | None, threads: int) -> tuple[Connection, SpawnProcess]:
+    """A process that answers numbers of tries with costs, after it has told what it is, and the pipe to it."""
     here, there = multiprocessing.Pipe()
     os.environ["MKL_CBWR"] = "AUTO" if name == "torch:fast" else "AUTO,STRICT"
-    multiprocessing.get_context("spawn").Process(target=serve, args=(name, model, threads, there), daemon=True).start()
-    return here
+    process = multiprocessing.get_context("spawn").Process(
+        target=serve, args=(name, model, threads, there), daemon=True
+    )
+    process.start()
+    return here, process
 
 
 def serve(name: str, model: str | None, threads: int, pipe: Connection) -> None:

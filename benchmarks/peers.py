@@ -42,8 +42,10 @@ def transformers(file: str, threads: int) -> Callable[[], Write]:
     torch.set_num_threads(threads)
     library.utils.logging.disable_progress_bar()
 
+    network = library.LlamaForCausalLM  # only now it is imported
+
     def load() -> Write:
-        model = library.LlamaForCausalLM.from_pretrained(file, dtype=torch.float32).eval()
+        model = network.from_pretrained(file, dtype=torch.float32).eval()
         model.generation_config.eos_token_id = None  # it writes on, as ours does
 
         @torch.inference_mode()

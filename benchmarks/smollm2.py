@@ -32,8 +32,9 @@ from unmask.lm.load import load, locate
 PROMPTS = (
     "The lighthouse stood at the end of the long pier, and every evening the keeper climbed its stairs to",
     "def greatest_common_divisor(a, b):\n    while b:",
-    "Question: Why is the sky blue during the day and red in the evening?\nAnswer:",
+    "The history of mathematics begins with counting. The oldest known records of numbers are",
 )
+"""None ends within 64 tokens: behind an end unmask would not write the tokens that a chat's turns are made of."""
 OURS, THEIRS = "unmask, torch", "transformers"
 
 
