@@ -15,9 +15,9 @@ tokens, in blocks of 32:
   ways; the figures are about time.
 
 A block costs its first forward (which may read the whole canvas) and then later ones. Both are measured in the first
-and in the last block of the text, between which costs grow evenly, and tokens per second at 1 and at 4 tokens a forward
-are made of them, for a text of that length; the prompt's own reading is left out. The last table has whole texts beside
-what is so computed.
+and in the last block of the text, between which costs grow evenly, at 8 or 16 tokens a forward; tokens per second at 1
+and at 4 are made of them, for a text of that length. The prompt's own reading is left out. The last table has whole
+texts beside what is so computed.
 """
 
 import dataclasses
@@ -43,8 +43,10 @@ from unmask.engine.request import Request
 from unmask.evals.speed import Timed
 from unmask.text.layout import Fixed, Gap, lay
 
-PROMPT, RATES, MEASURED = 32, (1, 4), 8
-"""Tokens of the prompt; tokens a forward that are told; and that are measured: few forwards a block."""
+PROMPT, RATES = 32, (1, 4)
+"""Tokens of the prompt; tokens a forward that are told."""
+MEASURED, FEWER, LARGE = 8, 16, 8192
+"""Tokens a forward that are measured, so that a block takes few; and in cells of more tokens than the last number."""
 LOOP = "published loop"
 FASTER = {256: 8, 1024: 20}
 """How many times the loop cached decoding is to be at a length."""
@@ -65,6 +67,7 @@ class Mode:
         whole: whether `steps` counts the forwards of the whole canvas, not of a block.
         first: the first block that is measured; an exact cache reads the prompt in block 0.
         size: positions a block.
+        even: whether all blocks cost the same.
     """
 
     decoder: str
@@ -72,6 +75,7 @@ class Mode:
     whole: bool = True
     first: int = 0
     size: int = BLOCK
+    even: bool = False
 
     def forwards(self, rate: int) -> int:
         """Of a block, at so many tokens a forward."""
@@ -79,7 +83,7 @@ class Mode:
 
 
 MODES = {
-    "exact": Mode(decoder="llada"),
+    "exact": Mode(decoder="llada", even=True),
     "prefix": Mode(decoder="fast-dllm-prefix"),
     "dual": Mode(decoder="fast-dllm-dual"),
     "block-causal": Mode(decoder="block x quota", traits={"reads": (1, BLOCK)}, whole=False, first=1),
@@ -200,34 +204,30 @@ def costs(model: Denoiser, mode: Mode | None, rows: int, length: int) -> tuple[n
 
     None as a mode is the loop, whose forwards are all alike.
     """
+    rate, told, means = FEWER if rows * length > LARGE else MEASURED, [], []
     with Clocks(model) as clocks:
-        told: list[np.ndarray] = []
         if mode is None:
-            told.append(clocks.now())
             texts = prompts(model, rows, PROMPT)
-            published(clocks, texts, length, MEASURED, most=2, done=lambda: told.append(clocks.now()))
+            told.append(clocks.now())
+            published(clocks, texts, length, rate, most=BLOCK // rate // 2, done=lambda: told.append(clocks.now()))
             return (spent := np.diff(told, axis=0).mean(0)), spent
-        means = []
-        per = mode.forwards(MEASURED)
-        measured = 8 if mode.size == 1 else per
-        ends = length // mode.size - (1 if mode.size > 1 else measured)
-        for block in (mode.first, ends):
+        measured = mode.forwards(rate) if mode.size > 1 else 8
+        last = length // mode.size - (1 if mode.size > 1 else measured)
+        for block in dict.fromkeys((mode.first, mode.first if mode.even else last)):
             told.clear()
-            before = (block - mode.first) * mode.size
-            texts = prompts(model, rows, PROMPT + before)
-            skip = per * mode.first
+            before, skip = (block - mode.first) * mode.size, mode.forwards(rate) * mode.first
             engine(
                 clocks,
                 mode,
-                texts,
+                prompts(model, rows, PROMPT + before),
                 length - before,
-                MEASURED,
+                rate,
                 done=lambda: told.append(clocks.now()),
                 most=skip + measured,
             )
             spent = np.diff(told, axis=0)[skip:]
             means.append((spent.mean(0), spent.mean(0)) if mode.size == 1 else (spent[0], spent[1:].mean(0)))
-        return np.mean([mean[0] for mean in means], axis=0), np.mean([mean[1] for mean in means], axis=0)
+    return np.mean([mean[0] for mean in means], axis=0), np.mean([mean[1] for mean in means], axis=0)
 
 
 def cell(models: Mapping[str, Denoiser], rows: int, length: int, most: int) -> list[dict[str, Any]]:
