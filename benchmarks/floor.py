@@ -38,6 +38,8 @@ from unmask.models.backbone import Transformer
 from unmask.text.layout import Fixed, Gap, lay
 
 ROWS, CONTEXT, LENGTH = (1, 2, 4, 8, 16, 32, 64), 128, 64
+FLOOR_TIMES = {1: 1.1, 8: 1.3}
+"""How many times the memory floor a step of so many rows is to take at most."""
 PARTS = {
     "maps of layers": [("torch.nn", "Linear.forward")],
     "head": [("unmask.models.backbone", "Transformer.head"), ("unmask.engine.backends.compiled", "Compiled.head")],
@@ -117,19 +119,16 @@ def writer(model: Any, decoder: str, rows: int, **options: Any) -> Engine:
     return engine
 
 
-def forward_s(model: Denoiser, rows: int, tries: int = 15) -> float:
-    """Median seconds of a step of the engine in which so many rows write a token each."""
-    engine = writer(model, "ar", rows)
-    return median_s(engine.step, tries)
-
-
-def floors(models: Mapping[str, Denoiser], loose: Mapping[int, float], memory_s: float) -> list[dict[str, Any]]:
-    """Floors and forwards for each number of rows; backends take turns."""
+def floors(models: Mapping[str, Any], loose: Mapping[int, float], memory_s: float) -> list[dict[str, Any]]:
+    """Floors and steps for each number of rows of `loose`; backends take turns."""
     found = []
     ar = {name: read_as(model, sees="left", speaks="next") for name, model in models.items()}
-    for rows in ROWS:
+    for rows in loose:
         strict = products(models["torch"], rows)
-        times = {name: statistics.median(forward_s(model, rows) for _ in range(3)) for name, model in ar.items()}
+        writers = {name: writer(model, "ar", rows) for name, model in ar.items()}
+        turns = [{name: median_s(engine.step, 5) for name, engine in writers.items()} for _ in range(3)]
+        times = {name: statistics.median(turn[name] for turn in turns) for name in writers}
+        print(f"{rows} rows: {times}", file=sys.stderr, flush=True)
         floor = max(memory_s, min(strict, loose[rows]))
         found.append(
             {
@@ -148,12 +147,12 @@ def floors(models: Mapping[str, Denoiser], loose: Mapping[int, float], memory_s:
 def aims(cells: list[dict[str, Any]], backends: list[str]) -> list[dict[str, Any]]:
     """What was aimed at and whether it holds."""
     found = []
-    for rows, most in ((1, 1.1), (8, 1.3)):
-        cell = next(cell for cell in cells if cell["rows"] == rows)
+    for cell in (one for one in cells if one["rows"] in FLOOR_TIMES):
         for backend in backends:
-            ratio = cell[f"{backend} / memory"]
-            what = f"{rows} rows within {most} of the memory floor"
-            found.append({"aim": what, "backend": backend, "found": ratio, "holds": "yes" if ratio <= most else "no"})
+            ratio, most = cell[f"{backend} / memory"], FLOOR_TIMES[cell["rows"]]
+            holds = "yes" if ratio <= most else "no"
+            what = f"{cell['rows']} rows within {most} times the memory floor"
+            found.append({"aim": what, "backend": backend, "found": ratio, "holds": holds})
     return found
 
 
@@ -264,17 +263,18 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--network", default="llada", choices=NETWORKS)
     options.add_argument("--backends", nargs="+", default=["torch", "openvino"])
+    options.add_argument("--rows", nargs="+", type=int, default=ROWS)
     options.add_argument("--steps", type=int, default=10, help="of a profile (10)")
     options.add_argument("--products", action="store_true", help="measure the products only, and print them")
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     network = NETWORKS[args.network]()
     if args.products:
-        print(*(products(network, rows) for rows in ROWS))
+        print(*(products(network, rows) for rows in args.rows))
         return
-    command = [sys.executable, __file__, "--products", "--threads", str(args.threads), "--network", args.network]
+    command = [sys.executable, __file__, "--products", *sys.argv[1:]]
     said = subprocess.run(command, env={**os.environ, "MKL_CBWR": "AUTO"}, capture_output=True, text=True, check=True)
-    loose = dict(zip(ROWS, map(float, said.stdout.split()), strict=True))
+    loose = dict(zip(args.rows, map(float, said.stdout.split()), strict=True))
     # No way to read all weights is faster than memory, so the fastest that is known is nearest to it.
     memory_s = min(streaming(network), products(network, 1), loose[1])
     models = {backend: BACKENDS[backend](network) for backend in dict.fromkeys(["torch", *args.backends])}
@@ -286,7 +286,8 @@ def main() -> None:
         parts, operations = profiles(models, args.steps)
         tables["Shares of a step by part (columns: way, backend, rows)"] = parts
         tables["Operations by torch's profiler, 8 rows on torch"] = operations
-    tables["Aims"] = aims(cells, list(models))
+    if told := aims(cells, list(models)):
+        tables["Aims"] = told
     size = sum(weight.numel() for weight in maps(network)) / 1e6
     speed = 4e-3 * size / memory_s
     told = f"{args.network}, {size:.1f} M parameters in maps, read from memory at {speed:.1f} GB/s"
