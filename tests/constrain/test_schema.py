@@ -19,6 +19,8 @@ from unmask.constrain.vocabulary import Vocabulary
 FILES = sorted((Path(__file__).parent / "schemas").glob("*.json"))
 PIECES = [b'":', b'", "', b"true", b"null", b'{"', b"na", b"me", b"1", b"23", b"\xc3", b"\xa9", b'"]', b"]}"]
 VOCABULARY = Vocabulary([b"", b"", *(bytes([byte]) for byte in range(256)), *PIECES], ends=[1])
+MANY_STATES = ("expression", "recipe", "tree")
+"""Schemas that go beyond the budget when keys may come in any order."""
 MORE = 48
 """Positions beyond the shortest text."""
 
@@ -46,7 +48,7 @@ def accepted(schema, text: str, **options) -> bool:
 def test_what_is_written_is_valid(file):
     schema = json.loads(file.read_text())
     checker = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
-    options = {"whitespace": list(WHITESPACE)[len(file.stem) % 3], "any_order": len(file.stem) % 2 == 0}
+    options = {"whitespace": list(WHITESPACE)[len(file.stem) % 3], "any_order": len(file.stem) % 2 == 0 and file.stem not in MANY_STATES}
     texts = written(Constraint(body=Schema.of(schema, **options)), range(4))
     for text in texts:
         checker.validate(json.loads(text))
@@ -158,7 +160,7 @@ def test_bad_schemas_are_told_what_is_wrong(schema, error, said):
 def test_what_explodes_ends_at_the_budget(schema):
     with pytest.raises((OverBudget, Unsupported, BadInput)):
         asked = Constraint(body=Schema.of(schema, any_order=True, depth=8))
-        asked.language(Meter(Budget(time_s=2.0, states=3000)))
+        asked.language(Meter(Budget(time_s=0.5, states=3000)))
 
 
 def test_deep_nesting_is_refused():

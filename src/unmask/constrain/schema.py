@@ -319,8 +319,9 @@ class Writer:
             name = without(own(ANY), machine(alt([text(key) for key in keys]), self.meter), self.meter)
             value = self.part(others, f"{path}/additionalProperties", free - 1)
             more = seq([leaf(quoted(name, self.meter)), self._colon, value])
-            if low is not None and low > len(keys):
-                raise Unsupported(f"{path}/minProperties is supported up to the number of listed properties")
+            if low is not None and low > max(sum(needed for needed, _ in pairs), 1):
+                # a name that is written twice would count twice
+                raise Unsupported(f"{path}/minProperties beyond what is required needs additionalProperties false")
         inside = self._members(pairs, more, low or 0, high)
         return seq([text("{"), self._pad, inside, text("}")])
 

@@ -82,9 +82,10 @@ class Schema:
     def of(cls, schema: Mapping[str, Any] | bool, **options: Any) -> Self:
         """From a schema as Python has it. Properties keep their order, which is the order they are written in."""
         try:
-            return cls(content=json.dumps(schema), **options)
+            content = json.dumps(schema)
         except (TypeError, ValueError, RecursionError) as error:
             raise BadInput(f"a schema is a JSON object or a boolean: {error}") from None
+        return cls(content=content, **options)
 
     def language(self, meter: Meter) -> Machine:
         """All texts; raises as `Writer.language`."""
