@@ -16,7 +16,11 @@ def accepts(asked: Constraint, *texts: str) -> list[bool]:
 def test_bodies_and_conditions():
     assert accepts(Constraint(body=Choices(("ja", "nein"))), "ja", "nein", "j", "jan") == [True, True, False, False]
     form = Template(("Name: ", Regex(r"\w+"), "\nAge: ", Schema.of({"type": "integer", "minimum": 0}), "."))
-    assert accepts(Constraint(body=form), "Name: Ada\nAge: 36.", "Name: \nAge: 36.", "Name: A\nAge: -1.") == [True, False, False]
+    assert accepts(Constraint(body=form), "Name: Ada\nAge: 36.", "Name: \nAge: 36.", "Name: A\nAge: -1.") == [
+        True,
+        False,
+        False,
+    ]
     both = Constraint(contains=("ab", "ba"))
     assert accepts(both, "abba", "ab ba", "aba", "baab") == [True, True, False, False]
     assert accepts(Constraint(banned=("ab", "c")), "", "ba", "xaby", "c") == [True, True, False, False]
@@ -63,7 +67,8 @@ def test_every_spelling_stays_possible():
 
 def test_outlines_core_still_needs_the_byte_behind():
     """`own` and `full` go around its fault; when this test fails, the detour can go."""
-    from outlines_core import Index, Vocabulary as Words
+    from outlines_core import Index
+    from outlines_core import Vocabulary as Words
 
     index = Index("(ab)*", Words(256, {bytes([byte]): [byte] for byte in range(256)}))
     assert ord("a") not in index.get_transitions()[index.get_initial_state()]

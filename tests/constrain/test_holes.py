@@ -179,7 +179,9 @@ def test_free_rows_and_free_positions_are_left_alone():
 
 def test_rows_of_unlike_constraints_do_not_touch_each_other():
     held = Holes(TOKENS)
-    held.enter(0, [Span(automaton=automaton(own("a*")), start=0, stop=3), Span(automaton=automaton(own("b")), start=3, stop=4)])
+    held.enter(
+        0, [Span(automaton=automaton(own("a*")), start=0, stop=3), Span(automaton=automaton(own("b")), start=3, stop=4)]
+    )
     held.enter(1, [Span(automaton=automaton(own("(?:ab)*")), start=1, stop=3, ends=True)])
     held.update(torch.zeros(2, 4, dtype=torch.int64), torch.full((2, 4), int(State.OPEN), dtype=torch.uint8))
     rows, at = torch.tensor([1, 0, 0, 1]), torch.tensor([1, 2, 3, 2])

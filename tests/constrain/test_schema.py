@@ -48,7 +48,10 @@ def accepted(schema, text: str, **options) -> bool:
 def test_what_is_written_is_valid(file):
     schema = json.loads(file.read_text())
     checker = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
-    options = {"whitespace": list(WHITESPACE)[len(file.stem) % 3], "any_order": len(file.stem) % 2 == 0 and file.stem not in MANY_STATES}
+    options = {
+        "whitespace": list(WHITESPACE)[len(file.stem) % 3],
+        "any_order": len(file.stem) % 2 == 0 and file.stem not in MANY_STATES,
+    }
     texts = written(Constraint(body=Schema.of(schema, **options)), range(4))
     for text in texts:
         checker.validate(json.loads(text))
@@ -63,12 +66,24 @@ def test_what_is_written_is_valid(file):
         ({"type": "string", "pattern": "^a.c$"}, ['"abc"', '"a\\"c"', '"a☃c"'], ['"xabc"', '"a\\nc"', '"abcd"']),
         ({"type": "string", "pattern": "b"}, ['"abc"', '"b"'], ['"ac"']),
         ({"enum": [1, "a", None]}, ["1", '"a"', "null"], ["2", "a"]),
-        ({"type": "array", "items": {"type": "integer"}, "minItems": 2}, ["[1,2]", "[1, 2,3]"], ["[1]", "[]", '[1,"a"]']),
+        (
+            {"type": "array", "items": {"type": "integer"}, "minItems": 2},
+            ["[1,2]", "[1, 2,3]"],
+            ["[1]", "[]", '[1,"a"]'],
+        ),
         ({"type": "array", "maxItems": 0}, ["[]"], ["[1]"]),
-        ({"type": "array", "prefixItems": [{"const": 1}], "items": {"const": 2}}, ["[]", "[1]", "[1,2,2]"], ["[2]", "[1,1]"]),
+        (
+            {"type": "array", "prefixItems": [{"const": 1}], "items": {"const": 2}},
+            ["[]", "[1]", "[1,2,2]"],
+            ["[2]", "[1,1]"],
+        ),
         ({"type": "array", "prefixItems": [{"const": 1}, {"const": 2}], "minItems": 2}, ["[1,2]", "[1,2,3]"], ["[1]"]),
         ({"anyOf": [{"type": "null"}, {"type": "boolean"}]}, ["null", "true"], ["1"]),
-        ({"type": "object", "minProperties": 1, "additionalProperties": {"const": 1}}, ['{"a":1}', '{"a":1,"b":1}'], ["{}"]),
+        (
+            {"type": "object", "minProperties": 1, "additionalProperties": {"const": 1}},
+            ['{"a":1}', '{"a":1,"b":1}'],
+            ["{}"],
+        ),
         (
             {"properties": {"a": {"const": 1}, "b": {"const": 2}}, "required": ["b"], "type": "object"},
             ['{"a":1,"b":2}', '{"b": 2}'],
@@ -92,7 +107,13 @@ def test_the_language_is_what_the_schema_says(schema, valid, invalid):
 def test_keys_in_any_order_if_wanted():
     schema = {"type": "object", "properties": {"a": {"const": 1}, "b": {"const": 2}}, "required": ["b"]}
     assert not accepted(schema, '{"b":2,"a":1}')
-    for text, good in (('{"b":2,"a":1}', 1), ('{"a":1,"b":2}', 1), ('{"b":2}', 1), ('{"a":1}', 0), ('{"b":2,"b":2}', 0)):
+    for text, good in (
+        ('{"b":2,"a":1}', 1),
+        ('{"a":1,"b":2}', 1),
+        ('{"b":2}', 1),
+        ('{"a":1}', 0),
+        ('{"b":2,"b":2}', 0),
+    ):
         assert accepted(schema, text, any_order=True) == bool(good)
 
 
@@ -110,12 +131,24 @@ def test_recursion_is_unrolled_to_a_depth():
     assert accepted(schema, "[[[]]]", depth=2)
     assert not accepted(schema, "[[[[[[]]]]]]", depth=2)
     with pytest.raises(BadInput, match="no JSON text"):
-        accepted({"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": 1}}}, "")
+        accepted(
+            {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": 1}}}, ""
+        )
 
 
 @pytest.mark.parametrize(
     "keyword",
-    ["not", "if", "patternProperties", "uniqueItems", "contains", "dependentRequired", "propertyNames", "$dynamicRef", "typo"],
+    [
+        "not",
+        "if",
+        "patternProperties",
+        "uniqueItems",
+        "contains",
+        "dependentRequired",
+        "propertyNames",
+        "$dynamicRef",
+        "typo",
+    ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(keyword):
     with pytest.raises(Unsupported, match=keyword.replace("$", r"\$")):
@@ -153,13 +186,16 @@ def test_bad_schemas_are_told_what_is_wrong(schema, error, said):
         {"type": "array", "items": {"type": "number"}, "maxItems": 10**9},
         {"type": "array", "minItems": 10**9},
         {"type": "object", "properties": {f"key{i}": {"type": "string"} for i in range(40)}},
-        {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}] * 9}, "b": {"anyOf": [{"$ref": "#/$defs/a"}] * 9}}},
+        {
+            "$ref": "#/$defs/a",
+            "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}] * 9}, "b": {"anyOf": [{"$ref": "#/$defs/a"}] * 9}},
+        },
     ],
     ids=["string", "items", "empty items", "any order", "references"],
 )
 def test_what_explodes_ends_at_the_budget(schema):
+    asked = Constraint(body=Schema.of(schema, any_order=True, depth=8))
     with pytest.raises((OverBudget, Unsupported, BadInput)):
-        asked = Constraint(body=Schema.of(schema, any_order=True, depth=8))
         asked.language(Meter(Budget(time_s=0.5, states=3000)))
 
 
@@ -183,7 +219,9 @@ SCHEMAS = st.recursive(
         ]
     ),
     lambda inner: st.one_of(
-        st.builds(lambda x, low: {"type": "array", "items": x, "minItems": low, "maxItems": low + 2}, inner, st.integers(0, 2)),
+        st.builds(
+            lambda x, low: {"type": "array", "items": x, "minItems": low, "maxItems": low + 2}, inner, st.integers(0, 2)
+        ),
         st.builds(lambda x: {"anyOf": x}, st.lists(inner, min_size=1, max_size=3)),
         st.builds(
             lambda p, r: {"type": "object", "properties": p, "required": sorted(set(p) & r)},

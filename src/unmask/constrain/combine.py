@@ -73,7 +73,10 @@ def _types(a: Any, b: Any) -> list[str]:
     a, b = ([x] if isinstance(x, str) else list(x) for x in (a, b))
     shared = [kind for kind in a if kind in b]
     numbers = "integer" in {*a, *b} and "number" in {*a, *b} and not {"integer", "number"} & set(shared)
-    return [*shared, *(["integer"] if numbers and {"integer", "number"} & set(a) and {"integer", "number"} & set(b) else [])]
+    return [
+        *shared,
+        *(["integer"] if numbers and {"integer", "number"} & set(a) and {"integer", "number"} & set(b) else []),
+    ]
 
 
 def _members(one: Mapping[str, Any], other: Mapping[str, Any], out: dict[str, Any], path: str) -> None:

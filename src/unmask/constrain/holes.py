@@ -81,7 +81,10 @@ class Reading:
         if not len(changed):
             return
         self.codes = codes.copy()
-        for order, borders, step, shift in ((changed, self.left, self._forth, 1), (changed[::-1], self.right, self._back, 0)):
+        for order, borders, step, shift in (
+            (changed, self.left, self._forth, 1),
+            (changed[::-1], self.right, self._back, 0),
+        ):
             todo = [int(offset) for offset in order]
             direction, at = (1, todo[0]) if shift else (-1, todo[0])
             ahead = iter(todo[1:])
@@ -279,7 +282,9 @@ class Holes:
                 weight = np.zeros(len(done)) if doubt is None else doubt[row, there].cpu().numpy()[done]
                 keep = joint.kept(read, done, 1 - weight / (2 * (len(done) + 1)))
                 if keep is None:
-                    raise BadInput(f"row {row} can't be repaired: {read.why(self._spell, tokens[row, there].cpu().numpy())}")
+                    raise BadInput(
+                        f"row {row} can't be repaired: {read.why(self._spell, tokens[row, there].cpu().numpy())}"
+                    )
                 out[row, torch.from_numpy(done[~keep] + read.span.start)] = True
         return out.to(state.device)
 

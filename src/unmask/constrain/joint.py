@@ -84,7 +84,9 @@ def draw(problem: Problem, positions: Tensor, seed: Tensor, turn: Tensor) -> Ten
     start = problem.read.span.start
 
     def choose(offset: int, states: np.ndarray, worth: np.ndarray) -> int:
-        noise = seeds.uniform(seeds.key(seed[0].cpu(), "joint", turn[0].cpu(), start + offset, torch.from_numpy(states)))
+        noise = seeds.uniform(
+            seeds.key(seed[0].cpu(), "joint", turn[0].cpu(), start + offset, torch.from_numpy(states))
+        )
         return int((worth - np.log(-np.log(noise.numpy()))).argmax())
 
     labels = _walk(problem, problem.mass, total=True, choose=choose)

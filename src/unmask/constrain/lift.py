@@ -4,8 +4,8 @@ A token is what its bytes do to every state: a column of next states. Columns ar
 vocabulary, once for each pair of (what the beginning does, next byte), so that fifty thousand tokens cost as much as
 the few hundred unlike columns that they have. Tokens of one column are one class; nothing else ever counts tokens.
 
-A text may be spelled in several ways and a character may be cut in two by tokens; as only bytes are read, all of that is
-allowed wherever it can still be completed.
+A text may be spelled in several ways and a character may be cut in two by tokens; as only bytes are read, all of that
+is allowed wherever it can still be completed.
 """
 
 import numpy as np

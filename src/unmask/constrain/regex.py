@@ -3,9 +3,11 @@ r"""Regexes as automata over bytes: outlines-core compiles them, in a child proc
 Two dialects meet here: what users and schemas write (the common part of ECMA-262, Python and Rust) and what Rust's
 `regex` reads. `translate` closes the gap: \d and \w mean ASCII, as in ECMA-262; what is negated leaves out all that
 either dialect would; and the anchors, which no automaton of whole strings has, become two bytes at the ends of the text
-that are taken away again. Every regex is compiled with a third such byte behind it: outlines-core 0.2.14 drops ways that
-lead from where a string may end to where it may not, so that `(ab)*` is `ab` once or not at all; with the byte, strings
-end in one place. No text of any constraint holds the three bytes (U+0001 to U+0003). Look-around, back references and word borders are no regular languages here and are refused.
+that are taken away again. Look-around, back references and word borders are no regular languages here and are refused.
+
+Every regex is compiled with a third such byte behind it: outlines-core 0.2.14 drops ways that lead from where a string
+may end to where it may not, so that `(ab)*` would be the empty string alone; with the byte, strings end in one place.
+No text of any constraint holds the three bytes (U+0001 to U+0003).
 
 It does not know schemas or tokens.
 """
@@ -191,9 +193,13 @@ def translate(pattern: str) -> tuple[str, bool]:
             piece, at = rf"[^\n\r{_MARK}]", at + 1
         elif letter == "(" and pattern.startswith("(?", at):
             if pattern.startswith(("(?=", "(?!", "(?<=", "(?<!"), at):
-                raise Unsupported(f"the regex {_short([pattern])} looks around at character {at}, which no automaton does")
+                raise Unsupported(
+                    f"the regex {_short([pattern])} looks around at character {at}, which no automaton does"
+                )
             if pattern.startswith("(?P=", at):
-                raise Unsupported(f"the regex {_short([pattern])} refers back at character {at}, which no automaton does")
+                raise Unsupported(
+                    f"the regex {_short([pattern])} refers back at character {at}, which no automaton does"
+                )
             piece, at = "(?", at + 2
         else:
             piece, at = letter, at + 1

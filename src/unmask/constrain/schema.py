@@ -1,8 +1,8 @@
 """JSON schemas (a stated part of draft 2020-12) as languages of JSON texts.
 
 Every text of the language is valid under the schema. The language is narrower than the schema where freedom has no use
-for a writer: objects hold the properties that are listed (others only where `additionalProperties` allows them by name
-of the keyword, or nothing is listed), in their order or in any; strings have one spelling; numbers have at most 18 digits.
+for a writer: objects hold the properties that are listed (others only where `additionalProperties` is given, or nothing
+is listed), in their order or in any; strings have one spelling; numbers have at most 18 digits.
 Keywords that can't be honoured are refused by name; what refers to itself is unrolled to a bounded depth.
 
 It does not know tokens.
@@ -30,16 +30,32 @@ DEEPEST = 64
 """Nested schemas; more is refused."""
 
 ANNOTATIONS = frozenset(
-    "$schema $id $comment $defs $anchor definitions title description default examples deprecated readOnly writeOnly "
-    "contentEncoding contentMediaType contentSchema".split()
+    [
+        "$schema",
+        "$id",
+        "$comment",
+        "$defs",
+        "$anchor",
+        "definitions",
+        "title",
+        "description",
+        "default",
+        "examples",
+        "deprecated",
+        "readOnly",
+        "writeOnly",
+        "contentEncoding",
+        "contentMediaType",
+        "contentSchema",
+    ]
 )
 """Keywords that ask for nothing."""
-GENERAL = frozenset("type enum const $ref allOf anyOf oneOf".split()) | {PATTERNS}
+GENERAL = frozenset(["type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf"]) | {PATTERNS}
 KEYWORDS: Mapping[str, frozenset[str]] = {
-    "string": frozenset("minLength maxLength pattern format".split()),
-    "number": frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()),
-    "array": frozenset("items prefixItems minItems maxItems".split()),
-    "object": frozenset("properties required additionalProperties minProperties maxProperties".split()),
+    "string": frozenset(["minLength", "maxLength", "pattern", "format"]),
+    "number": frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"]),
+    "array": frozenset(["items", "prefixItems", "minItems", "maxItems"]),
+    "object": frozenset(["properties", "required", "additionalProperties", "minProperties", "maxProperties"]),
 }
 """Keywords by the type that they speak of; they ask nothing of other types."""
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
@@ -101,7 +117,9 @@ class Writer:
                 parts = [self._resolved(some, path) for some in self._list(rest.pop(keyword), f"{path}/{keyword}")]
                 if keyword == "oneOf":
                     disjoint(parts, path, self._resolved)
-                ways = [self.part(merge(rest, some, path), f"{path}/{keyword}/{i}", free) for i, some in enumerate(parts)]
+                ways = [
+                    self.part(merge(rest, some, path), f"{path}/{keyword}/{i}", free) for i, some in enumerate(parts)
+                ]
                 return alt(ways)
         if "enum" in rest or "const" in rest:
             return self._listed(rest, path, free)
@@ -298,7 +316,9 @@ class Writer:
             if begin:
                 head = [piece for i, some in enumerate(begin) for piece in ([self._comma] if i else []) + [some]]
                 following = seq([self._comma, repeat(part, max(more_low, 1), more_high, self._comma)])
-                tails = ([seq([])] if more_low == 0 else []) + ([following] if more_high is None or more_high > 0 else [])
+                tails = ([seq([])] if more_low == 0 else []) + (
+                    [following] if more_high is None or more_high > 0 else []
+                )
                 more = seq([*head, alt(tails)])
             ways.append(seq([text("["), self._pad, more, self._pad, text("]")]))
         return alt(ways)
@@ -311,7 +331,10 @@ class Writer:
         low, high = (self._count(rest, key, path) for key in ("minProperties", "maxProperties"))
         keys = {**listed, **{key: rest.get("additionalProperties", True) for key in required if key not in listed}}
         pairs = [
-            (key in required, seq([self._value(key), self._colon, self.part(some, f"{path}/properties/{key}", free - 1)]))
+            (
+                key in required,
+                seq([self._value(key), self._colon, self.part(some, f"{path}/properties/{key}", free - 1)]),
+            )
             for key, some in keys.items()
         ]
         more = None
@@ -388,5 +411,3 @@ def _is(value: Any, kind: str) -> bool:
 def _same(one: Any, other: Any) -> bool:
     """Whether two values are equal in JSON, where true is not 1."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-
-

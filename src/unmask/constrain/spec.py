@@ -145,7 +145,9 @@ class Constraint:
         for some in self.banned:
             if not some:
                 raise BadInput("a banned text has at least one letter, got ''")
-            found = self._kept(f"banned {some!r}", without(found, machine(seq([anything, text(some), anything]), meter), meter))
+            found = self._kept(
+                f"banned {some!r}", without(found, machine(seq([anything, text(some), anything]), meter), meter)
+            )
         counts = {"characters": characters, "words": words, "lines": lines}
         for name, count in counts.items():
             if (asked := getattr(self, name)) is not None:
