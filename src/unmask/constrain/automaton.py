@@ -174,6 +174,12 @@ class Automaton:
         return np.unpackbits(found[num_open], count=self.size).astype(bool)
 
     @cached_property
+    def by_class(self) -> tuple[np.ndarray, np.ndarray]:
+        """(V,) the tokens sorted by class, and (C + 1,) where each class begins."""
+        order = np.argsort(self.class_of, kind="stable")
+        return order, np.searchsorted(self.class_of[order], np.arange(self.num_classes + 1))
+
+    @cached_property
     def shortest(self) -> int:
         """Tokens of the shortest text; -1 where there is none."""
         seen, front = self.start, self.start

@@ -252,13 +252,19 @@ class Holes:
     def _together(
         self, rows: Tensor, positions: Tensor, log_probs: Tensor, keys: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        found = joint.alone(log_probs, positions, keys)
+        found = torch.zeros_like(positions)
+        free = torch.ones_like(rows, dtype=torch.bool)
         for read, at in self._touched(rows, positions):
-            problem = joint.Problem.of(read, positions[at].cpu().numpy() - read.span.start, log_probs[at])
+            offsets, free[at] = positions[at].cpu().numpy() - read.span.start, False
+            assert bool((np.diff(offsets) > 0).all()), "positions of a row rise"
             if keys is None:
-                found[at] = joint.best(problem)
+                tokens = joint.best(read, offsets, log_probs[at])
             else:
-                found[at] = joint.draw(problem, positions[at], keys[0][at], keys[1][at])
+                tokens = joint.draw(read, offsets, log_probs[at], keys[0][at[0]], keys[1][at[0]])
+            found[at] = torch.from_numpy(tokens).to(found.device)
+        if bool(free.any()):
+            some = None if keys is None else (keys[0][free], keys[1][free])
+            found[free] = joint.alone(log_probs[free], positions[free], some)
         return found
 
     def repair(self, tokens: Tensor, state: Tensor, doubt: Tensor | None = None) -> Tensor:

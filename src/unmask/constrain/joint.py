@@ -11,7 +11,7 @@ Source: Suresh et al. 2025, DINGO, arXiv:2505.23061 (the best string over positi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ Choice = Callable[[int, np.ndarray, np.ndarray], int]
 """Which of several (offset, their states, their worths) a way takes."""
 
 
+_ROWS = 16
+"""Positions whose log-probabilities are sorted by class at once, so that they stay near the processor."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
     """Positions of a span that are asked about.
@@ -38,60 +42,90 @@ class Problem:
     Args:
         read: the span, and what stands in it.
         offsets: (N,) rising offsets into the span, taken as open.
-        best, mass: (N, C) nats, the most probable token of each class, and all of its tokens together.
-        log_probs: (N, V) nats.
+        scores: (N, C) nats of each class.
     """
 
     read: "Reading"
     offsets: np.ndarray
-    best: np.ndarray
-    mass: np.ndarray
-    log_probs: Tensor
-
-    @classmethod
-    def of(cls, read: "Reading", offsets: np.ndarray, log_probs: Tensor) -> Self:
-        """From log-probabilities (N, V)."""
-        assert bool((np.diff(offsets) > 0).all()), "positions of a row rise"
-        automaton = read.span.automaton
-        log_probs = log_probs.double().cpu().clamp(min=FLOOR)
-        order = np.argsort(automaton.class_of, kind="stable")
-        classes, begins = np.unique(automaton.class_of[order], return_index=True)
-        sorted_ = log_probs.numpy()[:, order]
-        best = np.full((len(offsets), automaton.num_classes), -np.inf)
-        mass = best.copy()
-        best[:, classes] = np.maximum.reduceat(sorted_, begins, axis=1)
-        top = sorted_.max(1, keepdims=True)
-        with np.errstate(divide="ignore"):
-            sums = np.log(np.add.reduceat(np.exp(sorted_ - top), begins, axis=1)) + top
-        mass[:, classes] = np.maximum(sums, best[:, classes])
-        return cls(read, offsets, best, mass, log_probs)
+    scores: np.ndarray
 
 
 def alone(log_probs: Tensor, positions: Tensor, keys: tuple[Tensor, Tensor] | None) -> Tensor:
-    """(N,) tokens where nothing constrains: the most probable ones, or drawn."""
-    return log_probs.argmax(-1) if keys is None else _race(log_probs, positions, *keys)
+    """(N,) tokens where nothing constrains: the most probable ones, or drawn by the Gumbel-max rule."""
+    if keys is None:
+        return log_probs.argmax(-1)
+    key = seeds.key(keys[0], "token", keys[1], positions)
+    tokens = torch.arange(log_probs.shape[1], device=log_probs.device)
+    noise = seeds.uniform(seeds.key(key[:, None], "gumbel", tokens))
+    return (log_probs - torch.log(-torch.log(noise))).argmax(-1)
 
 
-def best(problem: Problem) -> Tensor:
-    """(N,) the most probable tokens that go together."""
-    labels = _walk(problem, problem.best, total=False, choose=lambda _, states, worth: int(worth.argmax()))
-    scores = problem.log_probs.masked_fill(~_mask(problem, labels), -torch.inf)
-    return scores.argmax(-1).to(problem.log_probs.device)
+def best(read: "Reading", offsets: np.ndarray, log_probs: Tensor) -> np.ndarray:
+    """(N,) the most probable tokens, of log-probabilities (N, V), that go together."""
+    problem = Problem(read, offsets, _by_class(read.span.automaton, log_probs, total=False))
+    labels = _walk(problem, total=False, choose=lambda _, states, worth: int(worth.argmax()))
+    held = _held(read.span.automaton, _found(labels))
+    chosen = np.where(held, problem.scores, -np.inf).argmax(1)
+    return _tokens(read.span.automaton, chosen, log_probs, None)
 
 
-def draw(problem: Problem, positions: Tensor, seed: Tensor, turn: Tensor) -> Tensor:
-    """(N,) tokens drawn from all that go together; `positions`, `seed` and `turn` (N,) key the noise."""
-    start = problem.read.span.start
+def draw(read: "Reading", offsets: np.ndarray, log_probs: Tensor, seed: Tensor, turn: Tensor) -> np.ndarray:
+    """(N,) tokens drawn from all that go together; seed and turn (one number each) and the position key the noise."""
+    seed, turn, start = seed.cpu(), turn.cpu(), read.span.start
+
+    def gumbel(purpose: str, offset: int, what: np.ndarray) -> np.ndarray:
+        noise = seeds.uniform(seeds.key(seed, purpose, turn, start + offset, torch.from_numpy(what)))
+        return -np.log(-np.log(noise.numpy()))
 
     def choose(offset: int, states: np.ndarray, worth: np.ndarray) -> int:
-        noise = seeds.uniform(
-            seeds.key(seed[0].cpu(), "joint", turn[0].cpu(), start + offset, torch.from_numpy(states))
-        )
-        return int((worth - np.log(-np.log(noise.numpy()))).argmax())
+        return int((worth + gumbel("joint state", offset, states)).argmax())
 
-    labels = _walk(problem, problem.mass, total=True, choose=choose)
-    scores = problem.log_probs.masked_fill(~_mask(problem, labels), -torch.inf)
-    return _race(scores, positions.cpu(), seed.cpu(), turn.cpu()).to(positions.device)
+    problem = Problem(read, offsets, _by_class(read.span.automaton, log_probs, total=True))
+    labels = _walk(problem, total=True, choose=choose)
+    held = _held(read.span.automaton, _found(labels))
+    classes = np.arange(held.shape[1])
+    noise = np.stack([gumbel("joint class", int(offset), classes) for offset in offsets])
+    chosen = np.where(held, problem.scores + noise, -np.inf).argmax(1)
+    coins = seeds.uniform(seeds.key(seed, "joint token", turn, torch.from_numpy(start + offsets))).numpy()
+    return _tokens(read.span.automaton, chosen, log_probs, coins)
+
+
+def _by_class(automaton: Automaton, log_probs: Tensor, *, total: bool) -> np.ndarray:
+    """(N, C) nats of each class: all its tokens together, or the most probable one; at least FLOOR where it has any."""
+    order, begins = automaton.by_class
+    classes = np.flatnonzero(np.diff(begins))
+    out = np.full((len(log_probs), automaton.num_classes), -np.inf)
+    columns = torch.from_numpy(order)
+    for first in range(0, len(log_probs), _ROWS):
+        part = log_probs[first : first + _ROWS].cpu().index_select(1, columns).double().numpy()
+        top = part.max(1, keepdims=True)
+        if total:
+            with np.errstate(divide="ignore"):
+                found = np.log(np.add.reduceat(np.exp(part - top), begins[classes], axis=1)) + top
+        else:
+            found = np.maximum.reduceat(part, begins[classes], axis=1)
+        out[first : first + _ROWS, classes] = np.maximum(found, FLOOR)
+    return out
+
+
+def _tokens(automaton: Automaton, chosen: np.ndarray, log_probs: Tensor, coins: np.ndarray | None) -> np.ndarray:
+    """(N,) a token of each chosen class: the most probable one, or by a coin (N,) from 0 to 1."""
+    order, begins = automaton.by_class
+    out = np.empty(len(chosen), np.int64)
+    for row, kind in enumerate(chosen):
+        tokens = order[begins[kind] : begins[kind + 1]]
+        nats = log_probs[row].cpu()[torch.from_numpy(tokens)].double().numpy()
+        at = int(nats.argmax())
+        if coins is not None and nats[at] > -np.inf:
+            mass = np.exp(nats - nats[at]).cumsum()
+            at = int(np.searchsorted(mass, coins[row] * mass[-1], side="right"))
+        out[row] = tokens[min(at, len(tokens) - 1)]
+    return out
+
+
+def _found(labels: list[int] | None) -> list[int]:
+    assert labels is not None, "a span was asked for tokens that can't be completed"
+    return labels
 
 
 def kept(read: "Reading", done: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
@@ -101,18 +135,11 @@ def kept(read: "Reading", done: np.ndarray, weight: np.ndarray) -> np.ndarray | 
     scores[np.arange(len(done)), codes] = 0.0
     if not len(done):
         return None
-    problem = Problem(read, done, scores, scores, torch.empty(0))
-    labels = _walk(problem, scores, total=False, choose=lambda _, states, worth: int(worth.argmax()))
+    problem = Problem(read, done, scores)
+    labels = _walk(problem, total=False, choose=lambda _, states, worth: int(worth.argmax()))
     if labels is None:
         return None
     return _held(read.span.automaton, labels)[np.arange(len(done)), codes]
-
-
-def _mask(problem: Problem, labels: Sequence[int] | None) -> Tensor:
-    """(N, V) bool: the tokens of each position's label."""
-    assert labels is not None, "a span was asked for tokens that can't be completed"
-    automaton = problem.read.span.automaton
-    return torch.from_numpy(_held(automaton, labels))[:, torch.from_numpy(automaton.class_of)]
 
 
 def _held(automaton: Automaton, labels: Sequence[int]) -> np.ndarray:
@@ -125,23 +152,14 @@ def _held(automaton: Automaton, labels: Sequence[int]) -> np.ndarray:
     return held
 
 
-def _race(log_probs: Tensor, positions: Tensor, seed: Tensor, turn: Tensor) -> Tensor:
-    """(N,) tokens drawn by the Gumbel-max rule, with the numbers that a free row draws by."""
-    keys = seeds.key(seed, "token", turn, positions)
-    tokens = torch.arange(log_probs.shape[1], device=log_probs.device)
-    noise = seeds.uniform(seeds.key(keys[:, None], "gumbel", tokens))
-    return (log_probs - torch.log(-torch.log(noise))).argmax(-1)
-
-
-def _walk(problem: Problem, scores: np.ndarray, *, total: bool, choose: Choice) -> list[int] | None:
+def _walk(problem: Problem, *, total: bool, choose: Choice) -> list[int] | None:
     """The label that each asked position takes (-1: the end of text), or None where nothing can be completed.
 
     Args:
-        scores: (N, C) nats per class.
         total: whether ways into a state add up their probabilities, or the best one counts.
         choose: how to choose the last state, and the state before each.
     """
-    read = problem.read
+    read, scores = problem.read, problem.scores
     automaton, e = read.span.automaton, read.span.automaton.edges
     first, last = int(problem.offsets[0]), int(problem.offsets[-1]) + 1
     asked = {int(offset): row for row, offset in enumerate(problem.offsets)}
@@ -179,7 +197,7 @@ def _walk(problem: Problem, scores: np.ndarray, *, total: bool, choose: Choice) 
         keep[keep] = ahead[offset - first + 1][target[keep]]
         _gather(out, target[keep], worths[keep], total=total)
         worth.append(out)
-    return _way(problem, scores, worth, codes, gain, choose)
+    return _way(problem, worth, codes, gain, choose)
 
 
 def _may_be_over(accept: np.ndarray, live: np.ndarray, *, here_may_end: bool) -> np.ndarray:
@@ -216,7 +234,6 @@ def _gather(out: np.ndarray, target: np.ndarray, worths: np.ndarray, *, total: b
 
 def _way(
     problem: Problem,
-    scores: np.ndarray,
     worth: Sequence[np.ndarray],
     codes: Sequence[int],
     gain: Callable[[int], np.ndarray],

@@ -122,24 +122,29 @@ def minimal(machine: Machine, meter: Meter, *, rounds: int = 200) -> Machine:
     """The same language in as few states as there can be, trimmed.
 
     States are told apart by their distance to an end first, which alone separates long chains; then by where their
-    bytes lead, until nothing changes (Moore 1956). What takes more rounds than that stays larger than it could be.
+    bytes lead, until nothing changes (Moore 1956). What takes more than `rounds` stays larger than it could be.
     """
     machine = trim(machine, meter)
     class_of, one = byte_classes(machine.table)
     table = machine.table[:, one]
     group = np.unique(to_accept(table, machine.accept, meter), return_inverse=True)[1].reshape(-1)
     count = int(group.max()) + 1
+    numbers = np.random.default_rng(0).integers(1, 2**63, table.shape[1] + 1, np.int64)
     for _ in range(rounds):
         meter.states(count)
-        finer, known = group, np.append(group, count)  # DEAD, which is -1, finds the last
-        for column in known[table.T]:
-            finer = np.unique(finer * (count + 1) + column, return_inverse=True)[1].reshape(-1)
+        known = np.append(group, count)  # DEAD, which is -1, finds the last
+        prints = (known[table] * numbers[1:]).sum(1) + group * numbers[0]
+        finer = np.unique(prints, return_inverse=True)[1].reshape(-1)
         if int(finer.max()) + 1 == count:
             break
         group, count = finer, int(finer.max()) + 1
     else:
         return machine
-    if count == len(machine):
+    one_of = np.unique(group, return_index=True)[1][group]
+    known = np.append(group, count)
+    if (
+        count == len(machine) or not (known[table] == known[table[one_of]]).all()
+    ):  # two prints of unlike rows were equal
         return machine
     # the start stays first
     group = np.where(group == group[0], 0, np.where(group < group[0], group + 1, group))

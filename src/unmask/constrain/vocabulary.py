@@ -33,7 +33,7 @@ class Vocabulary:
 
     @cached_property
     def levels(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """The tree by depth: (parent, byte) of the nodes one byte deeper, and (token, node) of the tokens ending there."""
+        """The tree by depth: (parent, byte) of the nodes one byte deeper, (token, node) of the tokens ending there."""
         text = np.frombuffer(b"".join(self.tokens), np.uint8)
         sizes = np.array([len(token) for token in self.tokens], np.int64)
         begins = np.cumsum(sizes) - sizes
