@@ -9,11 +9,10 @@ from functools import reduce
 from typing import Any
 
 from unmask.base.errors import Unsupported
+from unmask.constrain.keywords import PATTERNS
 
 _LARGEST = ("minLength", "minimum", "exclusiveMinimum", "minItems", "minProperties")
 _SMALLEST = ("maxLength", "maximum", "exclusiveMaximum", "maxItems", "maxProperties")
-PATTERNS = "(patterns)"
-"""Our own keyword: further patterns of a string, from schemas that were merged."""
 _CLOSED = {"properties", "required", "additionalProperties"}
 
 

@@ -17,8 +17,9 @@ from urllib.parse import unquote
 
 from unmask.base.errors import BadInput, Unsupported
 from unmask.constrain.budget import Meter
-from unmask.constrain.combine import PATTERNS, disjoint, merge, merged_all
+from unmask.constrain.combine import disjoint, merge, merged_all
 from unmask.constrain.compose import Net, Part, alt, leaf, machine, repeat, seq, text
+from unmask.constrain.keywords import ANNOTATIONS, GENERAL, KEYWORDS, PATTERNS, TYPES, is_of, same
 from unmask.constrain.machine import Machine, both, without
 from unmask.constrain.numerals import integer, number
 from unmask.constrain.regex import found_in, own
@@ -28,37 +29,6 @@ WHITESPACE = {"compact": ("", ""), "spaced": (" ?", ""), "free": (r"[ \n\t\r]*",
 """What may stand behind commas and colons, and what at the other places where JSON allows it."""
 DEEPEST = 64
 """Nested schemas; more is refused."""
-
-ANNOTATIONS = frozenset(
-    [
-        "$schema",
-        "$id",
-        "$comment",
-        "$defs",
-        "$anchor",
-        "definitions",
-        "title",
-        "description",
-        "default",
-        "examples",
-        "deprecated",
-        "readOnly",
-        "writeOnly",
-        "contentEncoding",
-        "contentMediaType",
-        "contentSchema",
-    ]
-)
-"""Keywords that ask for nothing."""
-GENERAL = frozenset(["type", "enum", "const", "$ref", "allOf", "anyOf", "oneOf"]) | {PATTERNS}
-KEYWORDS: Mapping[str, frozenset[str]] = {
-    "string": frozenset(["minLength", "maxLength", "pattern", "format"]),
-    "number": frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"]),
-    "array": frozenset(["items", "prefixItems", "minItems", "maxItems"]),
-    "object": frozenset(["properties", "required", "additionalProperties", "minProperties", "maxProperties"]),
-}
-"""Keywords by the type that they speak of; they ask nothing of other types."""
-TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 
 
 @dataclass(slots=True)
@@ -205,11 +175,11 @@ class Writer:
         values = rest.pop("enum", None)
         if "const" in rest:
             const = rest.pop("const")
-            values = [const] if values is None or any(_same(const, value) for value in values) else []
+            values = [const] if values is None or any(same(const, value) for value in values) else []
         if not isinstance(values, list):
             raise BadInput(f"{path}/enum is a list, got {json.dumps(values)[:60]}")
         kinds = self._types(rest, path)
-        fitting = [self._value(value) for value in values if any(_is(value, kind) for kind in kinds)]
+        fitting = [self._value(value) for value in values if any(is_of(value, kind) for kind in kinds)]
         if not set(rest) - {"type"}:
             return alt(fitting)
         # other keywords hold too; what both languages have is valid under both
@@ -396,18 +366,3 @@ def _tighter(
         return None, False
     found = pick(given)
     return found, found == strict
-
-
-def _is(value: Any, kind: str) -> bool:
-    """Whether a value is of a JSON type."""
-    if isinstance(value, bool):
-        return kind == "boolean"
-    if kind == "integer":
-        return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    known = {"object": dict, "array": list, "string": str, "number": (int, float), "null": type(None)}
-    return kind in known and isinstance(value, known[kind])  # type: ignore[arg-type]
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values are equal in JSON, where true is not 1."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
