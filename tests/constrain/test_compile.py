@@ -117,3 +117,10 @@ def test_the_cache_is_bounded_and_keyed_by_both():
     tiny = Cache(num_bytes=1)
     tiny.get(one, VOCABULARY)
     assert len(tiny) == 0
+
+
+def test_time_in_children_counts():
+    """Many regexes, each within bounds, are not within them together."""
+    slow = Template(tuple(Regex(f"(?:a|b|{i}){{1,300}}") for i in range(40)))
+    with pytest.raises(OverBudget, match="time_s"):
+        compile_here(Constraint(body=slow), VOCABULARY, Budget(time_s=0.5))

@@ -112,7 +112,7 @@ def test_joint_samples_have_the_probabilities_that_they_should(pattern, row, end
     log_p = beliefs(len(at), 3)
     weight = np.array([np.exp(sum(log_p[n, full[i - 1]].item() for n, i in enumerate(at.tolist()))) for full in every])
     chance = weight / weight.sum()
-    held, draws = holes(machine, row, ends=ends, least=least), 1000
+    held, draws = holes(machine, row, ends=ends, least=least), 600
     count = dict.fromkeys(every, 0)
     for seed in range(draws):
         found = held.sample(rows, at, log_p, torch.full_like(at, seed), torch.zeros_like(at))

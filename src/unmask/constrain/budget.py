@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 from unmask.base.errors import OverBudget
 
+SLOWEST = 4
+"""Seconds on the clock that a child may take for one of processor time: machines are shared."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """Bounds of one compilation.
 
     Args:
-        time_s: on the clock.
+        time_s: of processor time; children are given `SLOWEST` times as long on the clock.
         states: of any automaton on the way, over bytes or tokens.
         num_bytes: of tables, and of address space beyond what a child starts with.
     """
@@ -45,6 +48,10 @@ class Meter:
                 "or raise the budget"
             )
         return left
+
+    def spend(self, time_s: float) -> None:
+        """Note processor time that a child took."""
+        self._until -= time_s
 
     def states(self, count: int) -> None:
         """Note that an automaton has this many states by now, and that time has passed.

@@ -15,7 +15,7 @@ import numpy as np
 from unmask.base import errors
 from unmask.base.errors import BadInput, OverBudget
 from unmask.constrain.automaton import Automaton, Edges
-from unmask.constrain.budget import Budget, Meter
+from unmask.constrain.budget import SLOWEST, Budget, Meter
 from unmask.constrain.lift import lift
 from unmask.constrain.machine import minimal
 from unmask.constrain.rust import bound
@@ -24,8 +24,6 @@ from unmask.constrain.vocabulary import Vocabulary
 
 _CHILD_BYTES = 1 << 30
 """Address space that a child has before it begins."""
-_SLOWEST = 4
-"""Seconds on the clock that a child may take for one of processor time: machines are shared."""
 
 
 def compile_here(asked: Constraint, vocabulary: Vocabulary, budget: Budget | None = None) -> Automaton:
@@ -54,11 +52,11 @@ def compile_in_child(asked: Constraint, vocabulary: Vocabulary, budget: Budget |
     question = pickle.dumps((asked, vocabulary.tokens, vocabulary.ends, budget))
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "unmask.constrain.child"],
+            [sys.executable, "-P", "-m", "unmask.constrain.child"],
             check=False,
             input=question,
             capture_output=True,
-            timeout=10 + _SLOWEST * budget.time_s,
+            timeout=10 + SLOWEST * budget.time_s,
         )
     except subprocess.TimeoutExpired as error:
         raise OverBudget(f"the constraint takes more than {budget.time_s:g} s to compile (budget: time_s)") from error

@@ -23,7 +23,7 @@ import numpy as np
 
 from unmask.base.errors import BadInput, OverBudget, Unsupported
 from unmask.constrain import rust
-from unmask.constrain.budget import Meter
+from unmask.constrain.budget import SLOWEST, Meter
 from unmask.constrain.machine import BYTES, DEAD, Machine, both, minimal, trim
 
 END, FIRST, LAST = "\x01", "\x02", "\x03"
@@ -113,7 +113,7 @@ def compiled(patterns: Sequence[str], meter: Meter) -> list[Machine]:
     command = [sys.executable, "-P", str(Path(rust.__file__))]
     try:
         done = subprocess.run(
-            command, check=False, input=json.dumps(asked).encode(), capture_output=True, timeout=left_s
+            command, check=False, input=json.dumps(asked).encode(), capture_output=True, timeout=2 + SLOWEST * left_s
         )
     except subprocess.TimeoutExpired as error:
         raise OverBudget(
@@ -125,7 +125,7 @@ def compiled(patterns: Sequence[str], meter: Meter) -> list[Machine]:
             f"the regex {_short(patterns)} takes more than {budget.num_bytes >> 20} MiB or {budget.time_s:g} s to "
             "compile (budget: num_bytes, time_s); make it simpler or raise the budget"
         )
-    found, at = [], 0
+    found, at, spent_s = [], 0, 0.0
     for _ in patterns:
         end = done.stdout.index(b"\n", at)
         told = json.loads(done.stdout[at:end])
@@ -135,9 +135,11 @@ def compiled(patterns: Sequence[str], meter: Meter) -> list[Machine]:
             meter.states(budget.states + 1)
         size = 4 * told["ways"]
         starts = [end + 1 + i * size for i in range(3)]
+        spent_s = told["cpu_s"]
         columns = [np.frombuffer(done.stdout, np.int32, told["ways"], start) for start in starts]
         found.append(minimal(_table(told["start"], told["finals"], columns), meter))
         at = starts[-1] + size
+    meter.spend(spent_s)
     return found
 
 

@@ -6,6 +6,7 @@ standard input and writes a line of JSON and then the tables. It imports nothing
 
 import json
 import sys
+import time
 from array import array
 from typing import Any
 
@@ -64,7 +65,7 @@ def main() -> None:
             out.write(json.dumps({"over": "states"}).encode() + b"\n")
             return
         columns = found.pop("columns")
-        out.write(json.dumps(found | {"ways": len(columns[0])}).encode() + b"\n")
+        out.write(json.dumps(found | {"ways": len(columns[0]), "cpu_s": time.process_time()}).encode() + b"\n")
         for column in columns:
             out.write(column.tobytes())
 
