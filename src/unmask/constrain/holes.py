@@ -270,6 +270,8 @@ class Holes:
     def repair(self, tokens: Tensor, state: Tensor, doubt: Tensor | None = None) -> Tensor:
         """(B, L) bool: the DONE positions to open again so that every row can be completed; as few as there can be.
 
+        It takes note of the canvas as it is given; once positions were opened, `update` it again.
+
         Args:
             tokens, state: (B, L), as after an edit; FIXED positions never change.
             doubt: (B, L) how gladly each position is given up, from 0 to 1; of two ways that open equally many, the
