@@ -3,7 +3,8 @@
     UnmaskError
     |-- BadInput            a value that can't be used: a text, a span, a length, a file
     |   |-- UnknownName     a name that is not in a table (policy, decoder, model, option ...)
-    |   `-- TooLong         more positions than the model can hold
+    |   |-- TooLong         more positions than the model can hold
+    |   `-- OverBudget      a constraint that takes more to compile than it may
     |-- BadRecipe           a recipe or configuration file that does not say what it must
     |-- BadCheckpoint       a model or training folder that is missing, torn or of another kind
     |-- Unsupported         an option, schema or checkpoint that can't be honoured here
@@ -38,6 +39,10 @@ class UnknownName(BadInput):
 
 class TooLong(BadInput):
     """More positions than the model can hold."""
+
+
+class OverBudget(BadInput):
+    """A constraint that takes more time, states or memory to compile than it may."""
 
 
 class BadRecipe(UnmaskError, ValueError):

@@ -1,0 +1,163 @@
+"""What may be asked of a text, as plain values that compare and hash: the keys of the cache.
+
+A body says what the text is; around it stand conditions that hold as well. It does not know tokens.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from unmask.base.errors import BadInput, UnknownName
+from unmask.constrain.budget import Meter
+from unmask.constrain.compose import alt, leaf, machine, seq, text
+from unmask.constrain.machine import Machine, both, without
+from unmask.constrain.regex import full, own
+from unmask.constrain.schema import WHITESPACE, Writer
+from unmask.constrain.strings import ANY, characters, lines, words
+
+DEEPEST_RECURSION = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Anything:
+    """Any text."""
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts."""
+        return own(ANY)
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """A text that a regex matches from end to end (the common part of ECMA-262, Python and Rust)."""
+
+    pattern: str
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts; raises as `unmask.constrain.regex.full`."""
+        return full(self.pattern, meter)
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """One of several texts."""
+
+    texts: tuple[str, ...]
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts.
+
+        Raises:
+            BadInput: there are none.
+        """
+        if not self.texts:
+            raise BadInput("choices is a list with at least one text, got none")
+        return machine(alt([text(choice) for choice in self.texts]), meter)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """A JSON text that is valid under a schema.
+
+    Args:
+        content: the schema as JSON, written the same way whoever wrote it; see `of`.
+        whitespace: "compact", "spaced" (a blank may follow a comma or a colon) or "free".
+        any_order: whether keys may come in any order; it takes states for every set of them.
+        depth: how often what refers to itself is unrolled, and how deep values nest of which nothing is said.
+    """
+
+    content: str
+    whitespace: str = "spaced"
+    any_order: bool = False
+    depth: int = 3
+
+    def __post_init__(self) -> None:
+        if self.whitespace not in WHITESPACE:
+            raise UnknownName("whitespace policy", self.whitespace, WHITESPACE)
+        if not 0 <= self.depth <= DEEPEST_RECURSION:
+            raise BadInput(f"depth is 0 to {DEEPEST_RECURSION}, got {self.depth}")
+
+    @classmethod
+    def of(cls, schema: Mapping[str, Any] | bool, **options: Any) -> Self:
+        """From a schema as Python has it. Properties keep their order, which is the order they are written in."""
+        try:
+            content = json.dumps(schema)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadInput(f"a schema is a JSON object or a boolean: {error}") from None
+        return cls(content=content, **options)
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts; raises as `Writer.language`."""
+        root = json.loads(self.content)
+        writer = Writer(root, meter, whitespace=self.whitespace, any_order=self.any_order, depth=self.depth)
+        return writer.language()
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Given texts and typed holes, one after the other; where tokens begin and end does not matter."""
+
+    parts: tuple["str | Body", ...]
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts; raises as its parts do."""
+        return machine(
+            seq([text(part) if isinstance(part, str) else leaf(part.language(meter)) for part in self.parts]), meter
+        )
+
+
+Body = Anything | Regex | Choices | Schema | Template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraint:
+    """Everything that is asked of one text.
+
+    Args:
+        body: what it is.
+        contains: texts that stand in it, in this order, without touching each other's letters.
+        banned: texts that stand nowhere in it.
+        characters, words, lines: how many it has, (low, high) both inclusive; characters are code points.
+    """
+
+    body: Body = Anything()
+    contains: tuple[str, ...] = ()
+    banned: tuple[str, ...] = ()
+    characters: tuple[int, int] | None = None
+    words: tuple[int, int] | None = None
+    lines: tuple[int, int] | None = None
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts.
+
+        Raises:
+            BadInput: none is left, naming the condition that leaves none.
+            Unsupported, OverBudget: as the parts do.
+        """
+        found = self.body.language(meter)
+        if found.empty:
+            raise BadInput(f"no text fits {self.body}")
+        anything = leaf(own(ANY))
+        if self.contains:
+            parts = [anything, *(piece for some in self.contains for piece in (text(some), anything))]
+            found = self._kept(f"contains={list(self.contains)}", both(found, machine(seq(parts), meter), meter))
+        for some in self.banned:
+            if not some:
+                raise BadInput("a banned text has at least one letter, got ''")
+            found = self._kept(
+                f"banned {some!r}", without(found, machine(seq([anything, text(some), anything]), meter), meter)
+            )
+        counts = {"characters": characters, "words": words, "lines": lines}
+        for name, count in counts.items():
+            if (asked := getattr(self, name)) is not None:
+                low, high = asked
+                if not 0 <= low <= high:
+                    raise BadInput(f"{name} is a range from low to high, got {low} to {high}")
+                found = self._kept(f"{name}={low} to {high}", both(found, count(low, high, meter), meter))
+        return found
+
+    def _kept(self, what: str, found: Machine) -> Machine:
+        if found.empty:
+            raise BadInput(f"no text fits the constraint once it has {what}; drop or loosen one of the two")
+        return found

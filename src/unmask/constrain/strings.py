@@ -1,0 +1,138 @@
+r"""Strings by length, format and pattern, and as JSON spells them.
+
+Languages are built over the string itself and spelled last (`quoted`): quotes, backslashes and the five control
+characters that have a short escape get it; everything else stands for itself, so a string has one spelling in JSON.
+Characters are code points. It does not know schemas.
+"""
+
+import numpy as np
+
+from unmask.base.errors import BadInput, UnknownName
+from unmask.constrain.budget import Meter
+from unmask.constrain.compose import leaf, machine, seq, text
+from unmask.constrain.machine import BYTES, DEAD, Machine, both, trim
+from unmask.constrain.regex import own
+
+ANY = r"[^\x01-\x03]*"
+"""Every text: valid UTF-8 without the three bytes that compilation needs."""
+
+_ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\t": "t", "\n": "n", "\f": "f", "\r": "r"}
+
+_DAY_OF = {  # a month, and its days; the last of February is left out
+    "(?:0[13578]|1[02])": "(?:0[1-9]|[12][0-9]|3[01])",
+    "(?:0[469]|11)": "(?:0[1-9]|[12][0-9]|30)",
+    "02": "(?:0[1-9]|1[0-9]|2[0-8])",
+}
+_DAY = f"(?:{'|'.join(f'{month}-{day}' for month, day in _DAY_OF.items())})"
+_DATE = rf"[1-9][0-9]{{3}}-{_DAY}"
+_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+_LABEL = "[a-z0-9]+(?:-[a-z0-9]+)*"
+_HOST = rf"{_LABEL}(?:\.{_LABEL}){{0,3}}"
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+FORMATS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": rf"{_DATE}T{_TIME}",
+    "duration": r"P(?:[0-9]{1,4}W|[0-9]{1,4}D|T(?:[0-9]{1,4}H)?[0-9]{1,4}M(?:[0-9]{1,4}S)?|[0-9]{1,4}DT[0-9]{1,4}H)",
+    "email": rf"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@{_LABEL}(?:\.{_LABEL}){{1,2}}",
+    "hostname": _HOST,
+    "ipv4": rf"{_OCTET}(?:\.{_OCTET}){{3}}",
+    "ipv6": "[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){7}",
+    "uuid": "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+    "uri": rf"https?://{_HOST}(?::[1-9][0-9]{{0,3}})?(?:/[A-Za-z0-9._~-]*)*(?:\?[A-Za-z0-9._~=&-]*)?(?:#[A-Za-z0-9._~-]*)?",
+}
+"""Formats by name: each as narrow as all readers agree on (years of four digits, lower-case hosts, full IPv6)."""
+_LONGEST = {"hostname": 63}
+"""Characters of formats that have a limit; counting in a regex would be slow to compile."""
+
+
+def format_of(name: str, meter: Meter) -> Machine:
+    """The strings of a format.
+
+    Raises:
+        UnknownName: no such format.
+    """
+    if name not in FORMATS:
+        raise UnknownName("format", name, FORMATS)
+    found = own(FORMATS[name])
+    return both(found, characters(1, _LONGEST[name], meter), meter) if name in _LONGEST else found
+
+
+def characters(low: int, high: int | None, meter: Meter) -> Machine:
+    """Strings of `low` to `high` code points (None: any more)."""
+    return counted(own(r"[^\x01-\x03]"), low, high, meter)
+
+
+def words(low: int, high: int, meter: Meter) -> Machine:
+    """Strings of `low` to `high` words: runs of what is no blank; blanks may stand at both ends.
+
+    Raises:
+        BadInput: less than one word.
+    """
+    if low < 1:
+        raise BadInput(f"a number of words is at least 1, got {low}")
+    word = own(r"[^\s\x01-\x03]+")
+    blank = leaf(own(r"\s+"))
+    more = machine(seq([blank, leaf(word)]), meter)
+    maybe = leaf(own(r"\s*"))
+    return machine(seq([maybe, leaf(word), leaf(counted(more, low - 1, high - 1, meter)), maybe]), meter)
+
+
+def lines(low: int, high: int, meter: Meter) -> Machine:
+    """Strings of `low` to `high` lines, which is one more than line feeds.
+
+    Raises:
+        BadInput: less than one line.
+    """
+    if low < 1:
+        raise BadInput(f"a number of lines is at least 1, got {low}")
+    line = own(r"[^\n\x01-\x03]*")
+    more = counted(machine(seq([text("\n"), leaf(line)]), meter), low - 1, high - 1, meter)
+    return machine(seq([leaf(line), leaf(more)]), meter)
+
+
+def counted(unit: Machine, low: int, high: int | None, meter: Meter) -> Machine:
+    """A unit `low` to `high` times (None: any more), side by side in one table.
+
+    It must be clear from the next byte whether a unit goes on or the next one begins, as it is for characters, and for
+    words and lines with what divides them in front.
+    """
+    if high is not None and high < low:
+        raise BadInput(f"a length runs from low to high, got {low} to {high}; swap them")
+    if low == 0 and high == 0:
+        return Machine.literal(b"")
+    size, copies = len(unit), max(low, 1) if high is None else high
+    meter.states(size * copies)
+    shift = (np.arange(copies) * size)[:, None, None]
+    table = np.where(unit.table == DEAD, DEAD, unit.table + shift)
+    begins = unit.table[0] != DEAD
+    for copy in range(copies):
+        after = min(copy + 1, copies - 1) if high is None else copy + 1
+        if after < copies:  # where a unit may end the next one may begin
+            entry = np.where(unit.table[0] == DEAD, DEAD, unit.table[0] + after * size)
+            ends = unit.accept[:, None] & begins & (unit.table == DEAD)
+            table[copy] = np.where(ends, entry, table[copy])
+    accept = np.tile(unit.accept, (copies, 1))
+    accept[: max(low - 1, 0)] = False
+    table, ends = table.reshape(-1, BYTES).astype(np.int32), accept.reshape(-1)
+    ends[0] |= low == 0
+    return trim(Machine(table, ends), meter)
+
+
+def quoted(value: Machine, meter: Meter) -> Machine:
+    """What JSON writes for the strings of a language: escaped, between quotes."""
+    size = len(value)
+    meter.states(2 * size + 2)
+    plain, escape = value.table.copy(), np.full_like(value.table, DEAD)
+    for letter, sign in _ESCAPES.items():
+        escape[:, ord(sign)] = value.table[:, ord(letter)]
+    plain[:, :32] = DEAD
+    plain[:, ord('"')] = np.where(value.accept, 2 * size, DEAD)
+    plain[:, ord("\\")] = np.where((escape != DEAD).any(1), np.arange(size) + size, DEAD)
+    end = np.full((2, BYTES), DEAD, np.int32)
+    end[1, ord('"')] = 0
+    table = np.concatenate([plain, escape, end])
+    order = np.roll(np.arange(len(table)), 1)  # the opening quote, which is last, comes first
+    table = np.where(table == DEAD, DEAD, table + 1)[order]
+    table = np.where(table == len(table), 0, table).astype(np.int32)
+    return trim(Machine(table, order == 2 * size), meter)
