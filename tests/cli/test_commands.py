@@ -197,7 +197,7 @@ def test_figures_tell_of_an_audit():
         logprobs=[],
         holes=[],
         trace=Trace(),
-        stats=Stats(4, 1.0, 0.0, 0, Drift(2, [look])),
+        stats=Stats(4, 1.0, 0.0, 0, drift=Drift(2, [look])),
     )
     assert "1 audited steps: total variation 0.25 (at most 0.5), 2 of 5 best" in figures(output)
 

@@ -19,6 +19,7 @@ from unmask.decode.options import OPTIONS, check
 from unmask.decode.parts import merged
 from unmask.decode.presets import PRESETS, Preset
 from unmask.decode.propose import Sampling
+from unmask.decode.windows.draft import WIDEST
 from unmask.decode.windows.shadows import spare
 
 _COMMITS = {"threshold": "threshold", "factor": "factor", "steps": "quota"}
@@ -57,6 +58,11 @@ class Decoder:
         stale = () if self.window.exact else ("margin",)
         return frozenset[str](stale).union(*(getattr(policy, "reads", ()) for policy in self.policies))
 
+    @property
+    def adapts(self) -> bool:
+        """Whether it takes what a forward costs into account, if it is told."""
+        return isinstance(self.window, windows.Draft) and self.window.block is None
+
     def asks(self, plan: Plan) -> Tensor:
         """(R, T) bool: the targets that its policies may change, and therefore need an offer for."""
         may = (plan.state == State.OPEN) | (plan.state == State.DONE) if self.revises else plan.state == State.OPEN
@@ -78,7 +84,8 @@ class Decoder:
     def spare(self, traits: Traits) -> int:
         """Slots of a cache behind the last position of a row that shadows may take."""
         texts = self.lookahead + int(getattr(self.window, "shadows", False))
-        block = getattr(self.window, "block", None) or traits.unit
+        own = WIDEST if isinstance(self.window, windows.Draft) else traits.unit
+        block = getattr(self.window, "block", None) or own
         return spare(texts, block + 1) if self.window.caches and texts else 0
 
     def look(self, canvas: Canvas, traits: Traits, cache: Cache | None, rows: Tensor | None = None) -> Plan:

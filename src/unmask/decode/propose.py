@@ -137,6 +137,8 @@ def said(
     """
     r, i = asked.nonzero(as_tuple=True)
     source, size = plan.source[r, i], model.vocab.size
+    if not len(r):  # a coin may choose nothing
+        return
     most = CHUNK_ELEMENTS if at_once else DRAWN_ELEMENTS.get(r.device.type, CHUNK_ELEMENTS)
     for chunk in torch.arange(len(r), device=r.device).split(max(1, CHUNK_ELEMENTS // size)):
         logits = model.head(features[r[chunk], source[chunk]])

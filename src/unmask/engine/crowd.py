@@ -70,6 +70,10 @@ class Crowd:
         for board, part in zip(self.boards, (decoder.window, *decoder.policies), strict=True):
             board.set(row, part)
 
+    def set(self, row: int, name: str, value: float) -> None:
+        """One number of a row's window, from now on."""
+        self.boards[0].knobs[name][row] = value
+
     def plan(self, canvas: Canvas, traits: Traits, cache: Cache | None, rows: list[int]) -> Plan:
         """What the next forward of some of its rows looks at."""
         return self.decoder.look(canvas, traits, cache, torch.tensor(rows, device=canvas.tokens.device))

@@ -6,7 +6,7 @@ what a preempted request had read is read again.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -30,6 +30,7 @@ from unmask.engine.pace import Clock, Pace
 from unmask.engine.request import Delta, Request
 from unmask.engine.room import Room
 from unmask.engine.stats import Stats
+from unmask.engine.widths import Widths
 from unmask.text.tokenizer import Tokenizer
 
 
@@ -44,6 +45,7 @@ class Engine:
         share: whether requests that begin alike read that only once.
         tokenizer: for stop strings.
         clock: seconds, for requests with a target; without one none may have it.
+        costs: seconds of a forward by positions fed, for drafts as wide as pays here; see `unmask.engine.widths`.
 
     Attributes:
         stats: what was done.
@@ -59,6 +61,7 @@ class Engine:
         share: bool = True,
         tokenizer: Tokenizer | None = None,
         clock: Clock | None = None,
+        costs: Mapping[int, float] | None = None,
     ) -> None:
         if rows < 1 or positions < 1:
             raise BadInput(f"an engine has 1 row and 1 position at least, got rows={rows} and positions={positions}")
@@ -69,7 +72,7 @@ class Engine:
         self._auditor, self._staleness = Auditor(positions), Staleness(rows, model.device)
         self.room = Room(model, rows, cache_positions, share=share)
         self.stats = Stats(pages=self.room.num_pages)
-        self._pace = Pace(clock)
+        self._pace, self._widths = Pace(clock), Widths(costs, shadows=model.traits.speaks == "here")
         self._sampling: Board | None = None  # comes with the first request
         self._guidance = torch.zeros(rows, dtype=torch.float64, device=model.device)
         self._revises = torch.zeros(rows, dtype=torch.bool, device=model.device)
@@ -187,6 +190,7 @@ class Engine:
             self._revises[live.row] = decoder.revises
             self._own[live.row] = len(request.layout.tokens)
             self._running[live.id] = live
+            self._widths.join(live)
 
     def _plans(self, lives: Sequence[Live], cache: Cache | None) -> Plan:
         """What each of these would look at next, in their order."""
@@ -319,6 +323,7 @@ class Engine:
                 self.canvas.stop(_index(self.canvas, [live.row]))
             if caches:
                 self.room.publish(live.row, self.canvas.tokens, held[live.row])
+        self._widths.learn(lives)
         places = torch.arange(self.canvas.tokens.shape[1], device=self._own.device)
         rows = _index(self.canvas, [live.row for live in lives])
         full = ~(self.canvas.open[rows] & (places < self._own[rows, None])).any(1) & ~self._revises[rows]
@@ -357,6 +362,7 @@ class Engine:
         if live.row < 0:
             self._waiting.remove(live)
             return
+        self._widths.leave(live.id)
         self.room.close(live.row, spoilt=spoilt)
         self.canvas.stop(_index(self.canvas, [live.row]))
         del self._running[live.id]

@@ -46,7 +46,9 @@ class Pages(KVCache):
     def slots_of(self, layer: int, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Keys and values (P, size, K, d) of the first `size` positions of rows (P,)."""
         pages = self.table[rows, : pages_for(size)]
-        return self.k[layer][pages].flatten(1, 2)[:, :size], self.v[layer][pages].flatten(1, 2)[:, :size]
+        found = (x[layer].index_select(0, pages.flatten()).unflatten(0, pages.shape) for x in (self.k, self.v))
+        k, v = (x.flatten(1, 2)[:, :size] for x in found)
+        return k, v
 
     def hold(self, row: int, pages: Sequence[int], *, first: int = 0) -> None:
         """Let a row point at pages, from its page `first` on."""

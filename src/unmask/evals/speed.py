@@ -16,6 +16,7 @@ from torch import Tensor
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput
 from unmask.decode.decoder import build
+from unmask.engine import backends
 from unmask.engine.engine import Engine
 from unmask.engine.request import Request
 from unmask.lm.model import LanguageModel
@@ -141,7 +142,7 @@ def _run(
         **rest,
     )
     layout = lay([Fixed(ids=tuple(prompt), text=None), Gap(length=length)])
-    engine = Engine(timed, rows=rows, share=False)
+    engine = Engine(timed, rows=rows, share=False, costs=backends.costs(model) if decoder.adapts else None)
     for seed in range(rows):
         engine.add(Request(layout=layout, decoder=decoder, seed=seed))
     began, forwards = time.perf_counter(), 0

@@ -16,6 +16,7 @@ from unmask.decode.decoder import Decoder, build
 from unmask.decode.lengths import fit
 from unmask.decode.reading import Cell, Filled
 from unmask.decode.session import blank
+from unmask.engine import backends
 from unmask.engine.engine import Engine
 from unmask.engine.pages import PAGE, pages_for
 from unmask.engine.request import Request
@@ -56,6 +57,7 @@ class Writing:
             cache_positions=places * self._longest(),
             tokenizer=tokenizer,
             clock=None if target_s is None else time.perf_counter,
+            costs=backends.costs(model) if any(d.adapts for d in self._decoders.values()) else None,
         )
         self._ids = [
             self.engine.add(

@@ -17,7 +17,7 @@ from unmask.base.step import Edit, Plan, Proposal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verify:
-    """Put a draft into open targets that hold none; of targets that hold one, accept those up to the first unlike one.
+    """Put a draft into open targets; in the last step of a region, accept it up to the first token that is unlike it.
 
     Args:
         mask: what an open position holds where nothing is drafted; set from the vocabulary.
@@ -30,7 +30,7 @@ class Verify:
         """The edit with a draft, or with what was kept of one."""
         assert self.mask is not None
         drafted = offer.is_open & (plan.standing != self.mask)
-        checks = drafted.any(1, keepdim=True)
+        checks = (plan.left <= 0)[:, None]
         same = (drafted & (offer.tokens == plan.standing)).int().cumprod(1).sum(1, keepdim=True)
         kept = torch.arange(drafted.shape[1], device=same.device) <= same
         edit = edit.accept(offer.is_open & checks & kept, offer.tokens)

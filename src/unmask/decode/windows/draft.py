@@ -28,17 +28,22 @@ from unmask.decode.windows.look import look
 from unmask.decode.windows.next import Next
 from unmask.decode.windows.shadows import beside
 
+WIDTH, WIDEST = 4, 16
+"""Tokens of a draft where nobody says how many, and the most that somebody may say later."""
+NONE = -1
+"""The width of a draft that is not made: a token a forward, as without drafts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """Feed what is not kept yet and masks, ask about these; then feed what was drafted, ask about that and one more.
 
     Args:
-        block: tokens of a draft.
+        block: tokens of a draft; None leaves that to whoever knows what a forward costs, and is `WIDTH` otherwise.
         mask: what a position that is not drafted holds; set from the vocabulary.
     """
 
-    block: int | Tensor = 4
+    block: int | Tensor | None = None
     mask: int | None = None
     caches: ClassVar[bool] = True
     pads: ClassVar[bool] = False
@@ -60,7 +65,9 @@ class Draft:
         run = ((state == State.OPEN) | ~ahead).int().cumprod(1).bool() & ahead  # open without a gap
         drafted = (run & (canvas.tokens[rows] != self.mask)).sum(1)
         checks = drafted > 0
-        size, room = count(self.block, rows), run.sum(1)
+        said, room = count(self.block, rows), run.sum(1)
+        size = torch.where(said == 0, WIDTH, said.clamp(min=1))
+        last = checks | (said == NONE)
         end = at + torch.minimum(torch.where(checks, drafted + 1, size), room)
         held = torch.zeros_like(at) if cache is None else cache.held[rows]
         stop = torch.where(checks, at + torch.minimum(drafted, end - at - shift), end)
@@ -70,13 +77,13 @@ class Draft:
             feed=(torch.minimum(held, at - shift).clamp(min=0), stop),
             region=(at, end),
             keep_to=torch.where(checks, stop, at) if cache is not None else None,
-            steps=torch.ones_like(at),
+            steps=canvas.step[rows] + torch.where(last, 1, 2),
             attend=Attend(kind="canvas", start=torch.where(checks, end, at)),
             shift=shift,
         )
         given = (state == State.FIXED).long().cumsum(1)  # noise is counted as token-by-token writing counts it
         turn = plan.targets - given.gather(1, plan.targets.clamp(min=0))
-        plan = replace(plan, turn=turn, end=torch.where(checks, at + 1, end))
+        plan = replace(plan, turn=turn, end=torch.where(last, at + 1, end))
         return plan if shift else self._with_masks(plan, at, end, checks)
 
     def _with_masks(self, plan: Plan, at: Tensor, end: Tensor, checks: Tensor) -> Plan:
