@@ -33,6 +33,10 @@ KINDS = [
     ("fast-dllm-dual", {"block": 8, "threshold": 0.8}),
     ("mdlm", {"steps": 8}),
     ("llada", {"steps": 8, "block": 8}),
+    ("self-speculative", {"block": 4}),
+    ("d2f", {"block": 16, "threshold": 0.6}),
+    ("wino", {"block": 16, "threshold": 0.3, "doubt": 0.3}),
+    ("block x ancestral", {"block": 16, "temperature": 1.0, "lookahead": 2}),
 ]
 POISON = 3071
 """A token that nobody has but requests that are to fail."""
