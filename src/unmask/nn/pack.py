@@ -29,16 +29,18 @@ class Part:
         at: (M,) which of the flat positions are theirs.
         place: (p, w), (M,) each: where those stand in the rectangle.
         width: of the rectangle.
+        size: of that of keys and values where nothing else is seen: wider, so that sums are cut alike.
     """
 
     rows: Tensor
     at: Tensor
     place: tuple[Tensor, Tensor]
     width: int
+    size: int
 
-    def spread(self, flat: Tensor) -> Tensor:
+    def spread(self, flat: Tensor, width: int | None = None) -> Tensor:
         """(N, ...) to the rectangle (P, width, ...), zeros where nothing is fed."""
-        rectangle = flat.new_zeros(len(self.rows), self.width, *flat.shape[1:])
+        rectangle = flat.new_zeros(len(self.rows), width or self.width, *flat.shape[1:])
         rectangle[self.place] = flat[self.at]
         return rectangle
 
@@ -61,7 +63,7 @@ class Pack:
     def of(cls, positions: Tensor, *, alone: bool = False) -> Self:
         """For positions (R, W), -1 where nothing is fed.
 
-        With `alone` the keys are what is fed and nothing else, so widths are `rounded` where there is room.
+        With `alone` the keys are what is fed and nothing else, so their number is `rounded` where there is room.
         """
         there = positions >= 0
         r, w = there.nonzero(as_tuple=True)
@@ -74,8 +76,8 @@ class Pack:
             index = torch.full_like(reach, -1).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
             at = (index[r] >= 0).nonzero()[:, 0]
             width = int(reach[rows].max())
-            width = min(rounded(width), positions.shape[1]) if alone else width
-            parts.append(Part(rows=rows, at=at, place=(index[r[at]], w[at]), width=width))
+            size = min(rounded(width), positions.shape[1]) if alone else width
+            parts.append(Part(rows=rows, at=at, place=(index[r[at]], w[at]), width=width, size=size))
         return cls(shape=(positions.shape[0], positions.shape[1]), fed=(r, w), parts=parts)
 
     def flat(self, x: Tensor) -> Tensor:
@@ -100,7 +102,10 @@ class Pack:
             if visit is not None:
                 visit.write(layer, k, v)
             for part, size, look in looks:
-                keys = (part.spread(k), part.spread(v)) if visit is None else visit.seen(layer, part.rows, size)
+                if visit is None:
+                    keys = part.spread(k, size), part.spread(v, size)
+                else:
+                    keys = visit.seen(layer, part.rows, size)
                 out[part.at] = look(part.spread(q), *keys)[part.place]
             return out
 
@@ -121,7 +126,7 @@ def _narrowed(sight: Sight, part: Part) -> Sight:
     """What the rows of a part see: no further than the last slot that any of them has."""
     there = None if sight.there is None else sight.there[part.rows]
     if sight.aligned:
-        size = part.width
+        size = part.size
     else:
         assert there is not None
         size = rounded(int(there.any(0).nonzero()[-1]) + 1)
