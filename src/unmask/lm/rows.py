@@ -4,7 +4,7 @@ It does not know the network or how rows are filled.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -14,8 +14,7 @@ from unmask.base.errors import BadInput, TooLong, Unsupported
 from unmask.base.vocab import Traits, Vocab
 from unmask.decode.lengths import candidates
 from unmask.text.layout import Fixed, Gap, Layout, lay
-from unmask.text.segments import Hole
-from unmask.text.template import parse
+from unmask.text.segments import Hole, Segment
 from unmask.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | None
@@ -42,6 +41,11 @@ class Ask:
     ends: bool = False
     stops: tuple[str, ...] = ()
     full: Literal["stop", "length"] = "stop"
+
+    @property
+    def rows(self) -> list[Layout]:
+        """All of them, candidates of one text side by side."""
+        return [row for rows in self.texts for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +126,17 @@ class Reader:
             full="length",
         )
 
-    def infill(self, prefix: Prompt, suffix: Prompt, length: Length, n: int) -> Ask:
-        """Rows with one gap between two texts."""
-        return self._gaps([self._text(prefix), _gap(length), self._text(suffix)], n)
+    def infill(self, prefix: Prompt, suffix: Prompt, length: Length, n: int = 1, stop: str | Sequence[str] = ()) -> Ask:
+        """Rows with one gap between two texts; stop strings cut what is written in it."""
+        ask = self._gaps([self._text(prefix), _gap(length), self._text(suffix)], n)
+        return replace(ask, stops=self._strings(stop))
 
-    def fill(self, template: str) -> Ask:
-        """Rows for a template with holes."""
-        parts = [Range(p.low, p.high, p.name) if isinstance(p, Hole) else self._text(p.text) for p in parse(template)]
+    def fill(self, segments: Sequence[Segment], n: int = 1) -> Ask:
+        """Rows for text with holes."""
+        parts = [Range(p.low, p.high, p.name) if isinstance(p, Hole) else self._text(p.text) for p in segments]
         if not any(isinstance(p, Range) for p in parts):
-            raise BadInput("the template has no hole; write one as {{name:1-4}} or {{:8}}")
-        return self._gaps(parts, 1)
+            raise BadInput("there is no hole to fill; a template has them as {{name:1-4}} or {{:8}}")
+        return self._gaps(parts, n)
 
     def refine(
         self, text: str, spans: Sequence[tuple[int, int]], strength: float, length: Length | None, seed: int
