@@ -23,6 +23,7 @@ from unmask.lm.write import stream, write
 from unmask.models.backbone import Transformer
 from unmask.objectives.likelihood import likelihood
 from unmask.text.chat import ChatTemplate, Message, Plain, conversations
+from unmask.text.layout import Fixed
 from unmask.text.template import parse
 from unmask.text.tokenizer import Tokenizer
 
@@ -95,10 +96,10 @@ class LanguageModel:
         Returns:
             An `Output`; a list of them for a list of prompts or n > 1 (all of the first prompt first).
         """
-        several = conversations(prompt)[1] if chat else is_list(prompt)
-        ask = self.ask(prompt, length=length, eos=eos, stop=stop, n=n, pins=pins, chat=chat)
+        asked = self.turns(prompt) if chat else prompt
+        ask = self.ask(asked, length=length, eos=eos, stop=stop, n=n, pins=pins, chat=chat)
         outputs = write(self.runner, self.tokenizer, ask, settings)
-        return outputs if n > 1 or several else outputs[0]
+        return outputs if n > 1 or is_list(asked) else outputs[0]
 
     def stream(
         self,
@@ -118,9 +119,10 @@ class LanguageModel:
         """
         if self.tokenizer is None:
             raise Unsupported(f"{self.name} has no tokenizer, so there is no text to stream; use generate with ids")
-        if conversations(prompt)[1] if chat else is_list(prompt):
+        asked = self.turns(prompt) if chat else prompt
+        if is_list(asked):
             raise BadInput("a stream continues one prompt, not a list; use generate for several")
-        ask = self.ask(prompt, length=length, eos=eos, stop=stop, n=1, pins=pins, chat=chat)
+        ask = self.ask(asked, length=length, eos=eos, stop=stop, n=1, pins=pins, chat=chat)
         return stream(self.runner, self.tokenizer, ask, settings)
 
     def infill(
@@ -271,6 +273,14 @@ class LanguageModel:
             raise BadInput(f"attend is None, 'full', 'causal' or a bool tensor, not {attend!r}")
         return Attend(kind="full" if attend == "full" else "causal")
 
+    def turns(self, prompt: Any) -> Fixed | list[Fixed]:
+        """Conversations up to the answer: one for a text or messages, several for a list of either."""
+        if self.template is None:
+            raise Unsupported(f"{self.name} has no tokenizer, so there is no chat; use generate with ids")
+        chats, several = conversations(prompt)
+        read = self.template.read(chats)
+        return read if several else read[0]
+
     def ask(
         self,
         prompt: Any,
@@ -282,13 +292,12 @@ class LanguageModel:
         pins: Mapping[int, str] | None = None,
         chat: bool = False,
     ) -> Ask:
-        """What `generate` writes, as rows, for who writes them on an engine of their own."""
-        if chat and self.template is None:
-            raise Unsupported(f"{self.name} has no tokenizer, so there is no chat; use generate with ids")
-        if chat and self.template is not None:
-            prompt = self.template.read(conversations(prompt)[0])
-            own = self.template.stops if eos == "stop" else ()
-            stop = [*([stop] if stop and isinstance(stop, str) else stop), *own]
+        """What `generate` writes, as rows, for who writes them on an engine of their own.
+
+        Takes what `generate` takes; with `chat`, the prompt is what `turns` gives.
+        """
+        if chat and self.template is not None and eos == "stop":
+            stop = [*([stop] if stop and isinstance(stop, str) else stop), *self.template.stops]
         return self.reader.generation(prompt, length=length, eos=eos, stop=stop, n=n, pins=pins or {})
 
 

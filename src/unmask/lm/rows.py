@@ -112,7 +112,7 @@ class Reader:
         if eos not in ("stop", "keep", "forbid"):
             raise BadInput(f"eos is 'stop', 'keep' or 'forbid', not {eos!r}")
         gap = _gap(length)
-        given = self._pinned(pins, gap.high)
+        given = self.pinned(pins, gap.high)
         rows = [self._row([self._prompt(p), Gap(length=gap.high, given=given)]) for p in as_list(prompt)]
         first = max([gap.low if isinstance(length, tuple) else 0, *(at + 1 for at in given)])
         early = [NEVER if eos == "forbid" else float(row.gaps[0].start + first) for row in rows]
@@ -122,14 +122,14 @@ class Reader:
             draws=[i for _ in rows for i in draws],
             no_end_before=[at for at in early for _ in draws],
             ends=eos == "stop",
-            stops=self._strings(stop),
+            stops=self.strings(stop),
             full="length",
         )
 
     def infill(self, prefix: Prompt, suffix: Prompt, length: Length, n: int = 1, stop: str | Sequence[str] = ()) -> Ask:
         """Rows with one gap between two texts; stop strings cut what is written in it."""
         ask = self._gaps([self._text(prefix), _gap(length), self._text(suffix)], n)
-        return replace(ask, stops=self._strings(stop))
+        return replace(ask, stops=self.strings(stop))
 
     def fill(self, segments: Sequence[Segment], n: int = 1) -> Ask:
         """Rows for text with holes."""
@@ -193,7 +193,8 @@ class Reader:
     def _spelled(self, ids: list[int]) -> str | None:
         return None if self.tokenizer is None else self.tokenizer.decode(ids)
 
-    def _pinned(self, pins: Mapping[int, str], length: int) -> dict[int, int]:
+    def pinned(self, pins: Mapping[int, str], length: int) -> dict[int, int]:
+        """Position to id of texts that stand at positions of a completion."""
         given: dict[int, int] = {}
         for at, text in sorted(pins.items()):
             ids = self.ids(text)
@@ -207,7 +208,8 @@ class Reader:
             given |= {at + i: token for i, token in enumerate(ids)}
         return given
 
-    def _strings(self, stop: str | Sequence[str]) -> tuple[str, ...]:
+    def strings(self, stop: str | Sequence[str]) -> tuple[str, ...]:
+        """Stop strings, checked."""
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if any(not isinstance(s, str) or not s for s in stops) and stop != "":
             raise BadInput(f"stop strings are texts of one character or more, got {stop!r}")

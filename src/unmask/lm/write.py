@@ -93,8 +93,11 @@ class Writing:
         return outputs(self._model, self._tokenizer, self._ask, self.results, self._began)
 
 
-def requests(model: Denoiser, ask: Ask, settings: Settings) -> list[Request]:
-    """What an engine is asked for the rows of an ask, candidates of one text side by side."""
+def requests(model: Denoiser, ask: Ask, settings: Settings, *, share: str = "") -> list[Request]:
+    """What an engine is asked for the rows of an ask, candidates of one text side by side.
+
+    `share` is that of `unmask.engine.request.Request`.
+    """
     decoders = {early: _decoder(model, settings, early) for early in set(ask.no_end_before)}
     seed = _seed(settings)
     return [
@@ -105,6 +108,7 @@ def requests(model: Denoiser, ask: Ask, settings: Settings) -> list[Request]:
             ends=ask.ends,
             stops=ask.stops,
             latency_s=settings.get("latency_s"),
+            share=share,
         )
         for rows, draw, early in zip(ask.texts, ask.draws, ask.no_end_before, strict=True)
         for row in rows
