@@ -39,6 +39,7 @@ def create(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(UnmaskError, _ours)
+    app.add_exception_handler(Exception, _ours)  # the guard writes it to the log
     app.state.guard = guard = Guard(app, Keys(keys), limits, metrics)
     return guard
 
@@ -68,9 +69,15 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def said(errors: Sequence[Mapping[str, Any]], body: Any) -> Refused:
-    """What a client is told of a body that is not as it should be: one error, of an unknown field first."""
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    kind, param = first["type"], field(first["loc"], body, missing=first["type"] == "missing")
+    """What a client is told of a body that is not as it should be.
+
+    One error: of an unknown field first, else the one that is deepest inside, as a value that may be of several types
+    has errors for all of them.
+    """
+    places = [field(e["loc"], body, missing=e["type"] == "missing") for e in errors]
+    order = sorted(range(len(errors)), key=lambda i: (errors[i]["type"] != "extra_forbidden", -len(places[i])))
+    first, param = errors[order[0]], places[order[0]]
+    kind = first["type"]
     if kind == "json_invalid" or (not param and kind == "missing"):
         return Refused("invalid_json", "the body is not JSON; send one JSON object")
     if not param:

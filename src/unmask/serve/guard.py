@@ -25,11 +25,21 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-request_id: ContextVar[str] = ContextVar("request_id", default="")
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
 OPEN = {("GET", "/health"), ("HEAD", "/health")}
 """What is told without a key."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+
+
+def _identify(record: logging.LogRecord) -> bool:
+    """Every line of the log says which request it is about, if it is about one."""
+    if not hasattr(record, "request_id"):
+        record.request_id = _request_id.get() or None
+    return True
+
+
+log.addFilter(_identify)
 
 
 def json_bytes(content: Any) -> bytes:
@@ -86,7 +96,7 @@ class Guard:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         id = given if _ID.fullmatch(given) else secrets.token_hex(12)
-        request_id.set(id)
+        _request_id.set(id)
         began, status = time.perf_counter(), 0
 
         async def answer(message: MutableMapping[str, Any]) -> None:

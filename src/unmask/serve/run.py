@@ -25,7 +25,7 @@ from unmask.base.errors import BadInput, RequestFailed, UnmaskError
 from unmask.lm.model import LanguageModel
 from unmask.serve.app import create
 from unmask.serve.errors import Refused
-from unmask.serve.guard import Guard, request_id
+from unmask.serve.guard import Guard
 from unmask.serve.limits import Limits
 from unmask.serve.metrics import Metrics
 from unmask.serve.worker import Worker
@@ -46,9 +46,7 @@ class Lines(logging.Formatter):
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
-        if id := request_id.get():
-            line["request_id"] = id
-        line |= {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        line |= {name: value for name, value in vars(record).items() if name not in _PLAIN and value is not None}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

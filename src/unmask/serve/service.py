@@ -11,7 +11,6 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from unmask.base.errors import UnmaskError
-from unmask.decode.options import OPTIONS
 from unmask.lm.model import LanguageModel
 from unmask.lm.results import Settings
 from unmask.lm.rows import Ask
@@ -163,7 +162,7 @@ def naming_option(settings: dict[str, Any], body: Writing) -> Iterator[None]:
         first, param = str(error).split("=")[0].split()[0], "diffusion"
         if first in CONSTRAINTS:
             param = CONSTRAINTS[first]
-        elif first in OPTIONS:
+        elif first in settings:
             param = first if getattr(body, first, None) is not None else f"diffusion.{first}"
         elif "decoder" in settings:
             param = "diffusion.decoder"

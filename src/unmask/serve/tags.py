@@ -87,7 +87,7 @@ def apply(text: str) -> str:
         return update
     at = 0
     for i, stretch in enumerate(stretches):
-        if any(line.strip() for line in stretch):
+        if stretch:
             start = at + _find(old[at:], stretch) if i else at
             end = start + _find(old[start:], stretch[::-1]) + 1 if i < len(stretches) - 1 else len(old)
             merged += [*old[at:start], *stretch]
@@ -96,13 +96,16 @@ def apply(text: str) -> str:
 
 
 def _stretches(update: str) -> list[list[str]]:
-    """Lines of an update between the comments that stand for what stays."""
+    """Lines of an update between the comments that stand for what stays, without blank lines at their borders."""
     found: list[list[str]] = [[]]
-    for line in update.strip("\n").splitlines():
+    for line in update.splitlines():
         if _ELLIPSIS.fullmatch(line):
             found.append([])
-        else:
+        elif line.strip() or found[-1]:
             found[-1].append(line + "\n")
+    for stretch in found:
+        while stretch and not stretch[-1].strip():
+            stretch.pop()
     return found
 
 

@@ -44,7 +44,7 @@ async def refine(body: Refine, request: Request, service: Annotated[Service, Dep
     def make(lm: LanguageModel) -> Ask:
         counted(service.limits, lm, [body.text], "text")
         with naming("length" if length is not None else "text"):
-            lm.reader.infill("", "", length or 1)
+            lm.reader.infill("", "", 1 if length is None else length)
         with naming("strength" if length is not None and body.strength < 1 else "spans"):
             return lm.reader.refine(body.text, spans, body.strength, length, body.seed or 0)
 
