@@ -4,5 +4,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "benchmarks"))
 
 from serving import http, live, process, serving, toy  # noqa: F401

@@ -148,7 +148,7 @@ class Process:
             [sys.executable, "-m", "unmask", "serve", "--port", str(port), *args],
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},  # as the tests themselves
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -82,9 +82,9 @@ class Server(uvicorn.Server):
                 signal.signal(sign, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
-        self._worker.start()
+        """Listen, say where, and load the model."""
         await super().startup(sockets)
+        self._worker.start()
         for server in self.servers:
             for one in server.sockets:
                 host, port = one.getsockname()[:2]
@@ -144,7 +144,6 @@ def serve(
     metrics = Metrics()
     worker = Worker(load, limits, metrics)
     guard = create(worker, limits, metrics, keys=keys, name=name)
-    _log_lines()
     config = uvicorn.Config(
         guard,
         host=host,
@@ -158,17 +157,18 @@ def serve(
         lifespan="off",
         ws="none",
     )
-    try:
-        Server(config, guard, worker, limits.drain_s).run()
-    except SystemExit as error:  # uvicorn's way to say that it can't listen
-        raise BadInput(f"can't listen on {host}:{port}; is another server there?") from error
-    ended = worker.stop(timeout_s=5.0)
-    if worker.unloadable and worker.error is not None:
-        raise worker.error if isinstance(worker.error, UnmaskError) else RequestFailed(str(worker.error))
-    log.info("ended", extra={"in_time": ended})
-    if not ended:
-        _flush()
-        os._exit(0)
+    with _lines():
+        try:
+            Server(config, guard, worker, limits.drain_s).run()
+        except SystemExit as error:  # uvicorn's way to say that it can't listen
+            raise BadInput(f"can't listen on {host}:{port}; is another server there?") from error
+        ended = worker.stop(timeout_s=5.0)
+        if worker.unloadable and worker.error is not None:
+            raise worker.error if isinstance(worker.error, UnmaskError) else RequestFailed(str(worker.error))
+        log.info("ended", extra={"in_time": ended})
+        if not ended:
+            _flush()
+            os._exit(0)
 
 
 def _is_loopback(host: str) -> bool:
@@ -178,13 +178,22 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _log_lines() -> None:
+@contextlib.contextmanager
+def _lines() -> Iterator[None]:
+    """The log goes to standard error, as lines of JSON, while this lasts."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines())
-    for logger, level in (("unmask.serve", logging.INFO), ("uvicorn", logging.WARNING)):
-        logging.getLogger(logger).handlers = [handler]
-        logging.getLogger(logger).setLevel(level)
-        logging.getLogger(logger).propagate = False
+    levels = {logging.getLogger("unmask.serve"): logging.INFO, logging.getLogger("uvicorn"): logging.WARNING}
+    before = {logger: (logger.handlers, logger.level, logger.propagate) for logger in levels}
+    for logger, level in levels.items():
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in before.items():
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
 
 
 def _flush() -> None:
