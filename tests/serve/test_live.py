@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import re
+import shlex
 import socket
+from pathlib import Path
 
 import openai
 import pytest
@@ -152,3 +155,21 @@ def test_64_clients_of_whom_some_leave(live, tiny):
         "unmask_queue": 0,
         "unmask_pages_held": 0,
     }
+
+
+def test_the_page_about_the_server_runs(live, http, tmp_path):
+    page = (Path(__file__).parent.parent.parent / "docs" / "server.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    exec(compile(code.replace("http://127.0.0.1:8000", live.url), "docs/server.md", "exec"), {})
+    curls = re.findall(r"^curl .*?(?=^curl|^```)", page, flags=re.S | re.M)
+    assert len(curls) == 3
+    for command in curls:
+        words = shlex.split(command.replace("\\\n", " "))
+        url = next(word for word in words if word.startswith("http"))
+        answer = http.post(url.replace("http://127.0.0.1:8000", ""), json=json.loads(words[words.index("-d") + 1]))
+        assert answer.status_code == 200, answer.text
+    known = http.get("/openapi.json").json()["paths"]
+    named = set(
+        re.findall(r"/(?:v1|tokenize|detokenize|health|ready|metrics|version)[\w/]*", page.split("## Routes")[1])
+    )
+    assert {path.split("/{")[0] for path in known} <= named | {"/detokenize"}

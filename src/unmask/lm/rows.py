@@ -170,13 +170,14 @@ class Reader:
     def _row(self, pieces: Sequence[Fixed | Gap]) -> Layout:
         raw = any(isinstance(p, Fixed) and p.raw for p in pieces)
         written = any(isinstance(p, Fixed) and p.ids for p in pieces[:1])
-        row = lay(pieces, start=() if raw else self.start if written else self.opening(None))
-        if len(row.tokens) > self.max_length:
+        start = () if raw else self.start if written else self.opening(None)
+        size = len(start) + sum(len(p.ids) if isinstance(p, Fixed) else p.length for p in pieces)
+        if size > self.max_length:
             raise TooLong(
-                f"the canvas would have {len(row.tokens)} positions and {self.name} holds {self.max_length}; "
+                f"the canvas would have {size} positions and {self.name} holds {self.max_length}; "
                 "shorten the text or the length"
             )
-        return row
+        return lay(pieces, start=start)
 
     def _text(self, text: Prompt) -> Fixed:
         ids, raw = self.ids(text), not (text is None or isinstance(text, str))

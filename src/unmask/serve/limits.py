@@ -65,10 +65,9 @@ class Limits:
         """
         most = getattr(self, name)
         if value > most:
+            said = f"{value:g}" if value < 1e18 else "more than 1e18"
             help = next(f.metadata["help"] for f in fields(self) if f.name == name)
-            raise Refused(
-                "limit_exceeded", f"{param} asks for {value:g}; the limit is {most:g} ({name}: {help})", param
-            )
+            raise Refused("limit_exceeded", f"{param} asks for {said}; the limit is {most:g} ({name}: {help})", param)
 
     def check_work(self, requests: list[Request], settings: dict[str, Any]) -> None:
         """Refuse what would keep the network busy for too long.

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from unmask.decode.options import OPTIONS, check
 
 SEED = Field(default=0, ge=-(2**63), lt=2**63, description="of all noise: the same request and seed give the same text")
+Count = Annotated[int, Field(ge=1, le=1 << 31)]
 Stops = str | list[str]
 Tokens = list[Annotated[int, Field(ge=0, lt=1 << 31)]]
 Label = Annotated[str | None, Field(max_length=512)]
@@ -131,7 +132,7 @@ class Eos(Body):
         default="stop",
         description="stop: an end of text ends it; keep: write on behind it; forbid: the length is exact",
     )
-    min_tokens: int | None = Field(default=None, ge=1, description="an end of text comes behind so many tokens")
+    min_tokens: Count | None = Field(default=None, description="an end of text comes behind so many tokens")
     pins: dict[str, str] | None = Field(default=None, description="position in the completion: text that stands there")
 
 
@@ -139,8 +140,8 @@ class Chat(Streaming, Eos):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     tools: list[dict[str, Any]] | None = None
@@ -156,7 +157,7 @@ class Completion(Streaming, Eos):
 
     prompt: str | Tokens | list[str] | list[Tokens]
     suffix: str | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Count | None = None
     logprobs: int | None = Field(default=None, ge=0, le=5)
     echo: only(False) = None  # type: ignore[valid-type]
     best_of: only(1) = None  # type: ignore[valid-type]
@@ -168,7 +169,7 @@ class Fim(Streaming):
 
     prompt: str
     suffix: str | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Count | None = None
     repetition_penalty: only(1) = None  # type: ignore[valid-type]
 
 
@@ -183,15 +184,15 @@ class Edit(Writing):
     """POST /v1/edit/completions: one message with tagged sections."""
 
     messages: list[Message] = Field(min_length=1, max_length=1)
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: Count | None = None
     stream: only(False) = None  # type: ignore[valid-type]
 
 
 class Mask(Body):
     """A hole of a length between two numbers of tokens."""
 
-    min: int = Field(ge=1)
-    max: int = Field(ge=1)
+    min: Count
+    max: Count
     name: str | None = Field(default=None, max_length=64)
 
 
@@ -225,7 +226,7 @@ class Refine(Writing):
         le=1,
         description="share of a span's tokens that is written anew; the others are where it starts",
     )
-    length: int | Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
+    length: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="tokens for each span, or [least, most]; as many as it has now by default"
     )
     logprobs: bool | None = None
