@@ -1,5 +1,6 @@
 """How the process ends: drained by a signal, at once by the second, by a kill that leaves nothing behind."""
 
+import importlib.util
 import signal
 import threading
 
@@ -30,8 +31,11 @@ def running(server, rows):
     return f"unmask_running {float(rows)}" in httpx.get(server.url + "/metrics").text
 
 
-def test_sigterm_lets_what_runs_end(process):
-    server, answers = process(), []
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_sigterm_lets_what_runs_end(process, backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    server, answers = process("--backend", backend), []
     threads = [asking(server, answers, max_tokens=120), asking(server, answers, max_tokens=120, stream=True)]
     until(lambda: running(server, 2))
     server.signal()

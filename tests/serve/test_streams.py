@@ -69,6 +69,7 @@ def test_drafts_make_up_the_canvas(toy):
         draft = chunk["diffusion"]
         assert draft["seq"] == number
         assert chunk["choices"][0] == {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
+        assert draft["whole"] is (draft is drafts[0][1]["diffusion"])
         canvas = (canvas + [("", "masked")] * draft["size"])[: draft["size"]]
         for at, text, look in draft["ops"]:
             canvas[at] = (text, look)
@@ -77,6 +78,23 @@ def test_drafts_make_up_the_canvas(toy):
     plain = told(toy, "/v1/completions", diffusion=options, **ask)
     assert joined(chunks) == joined(plain[:-1])
     assert not any("diffusion" in c for _, c in plain[:-1])
+
+
+def test_now_and_then_a_draft_is_whole(toy, monkeypatch):
+    monkeypatch.setattr("unmask.serve.stream.WHOLE_EVERY", 3)
+    options = {"stream": True, "decoder": "whole x quota", "steps": 24, "rank": "random"}
+    *chunks, _ = told(toy, "/v1/completions", prompt="a", max_tokens=24, eos="forbid", diffusion=options)
+    drafts = [c["diffusion"] for _, c in chunks if "diffusion" in c]
+    assert [d["whole"] for d in drafts] == [i % 3 == 0 for i in range(len(drafts))]
+    for start in range(0, len(drafts), 3):  # who comes in here knows as much as who was there from the beginning
+        canvas, late = {}, {}
+        for i, draft in enumerate(drafts):
+            canvas = {} if draft["whole"] else canvas
+            canvas |= {at: rest for at, *rest in draft["ops"]}
+            if i >= start:
+                late = {} if draft["whole"] else late
+                late |= {at: rest for at, *rest in draft["ops"]}
+        assert canvas == late
 
 
 def test_committed_text_is_told_before_the_end(toy):

@@ -1,8 +1,9 @@
 """Server-sent events of a job: committed text that only grows, drafts beside it, errors told as such, an end always.
 
 Every event has an order number (`id:`), counted from 0 without gaps. Drafts are chunks that add no text; their field
-`diffusion` holds what has changed in the canvas since the draft before, so that who applies them in order has it whole.
-When a client reads slowly, drafts in between are left out before they are numbered.
+`diffusion` holds what has changed in the canvas since the draft before, and now and then all of it (`whole`), so that
+who has missed some can go on from there. When a client reads slowly, drafts in between are left out before they are
+numbered.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ PING_S = 10.0
 """Silence after which a comment shows that the connection lives."""
 GRACE_S = 10.0
 """Behind the deadline, for a client that reads slowly."""
+WHOLE_EVERY = 32
+"""Drafts of a choice from one that holds all of the canvas to the next."""
 MASKED = ("", "masked")
 
 
@@ -34,7 +37,8 @@ class Choice:
 
     text: str = ""
     tokens: int = 0
-    cells: list[tuple[str, str]] | None = None
+    cells: list[tuple[str, str]] = field(default_factory=list)
+    drafts: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,11 +94,12 @@ class Telling:
     def _draft(self, event: Draft) -> dict[str, Any]:
         state = self.told.setdefault(event.index, Choice())
         cells = [_shown(cell) for cell in event.cells]
-        before = state.cells or [MASKED] * len(cells)
-        before += [MASKED] * (len(cells) - len(before))
+        whole = state.drafts % WHOLE_EVERY == 0
+        before = [*([] if whole else state.cells), *[MASKED] * len(cells)]
         ops = [[at, *new] for at, (old, new) in enumerate(zip(before, cells, strict=False)) if old != new]
-        state.cells = cells
-        told = {"seq": self.number, "index": event.index, "forwards": event.forwards, "size": len(cells), "ops": ops}
+        state.cells, state.drafts = cells, state.drafts + 1
+        told: dict[str, Any] = {"seq": self.number, "index": event.index, "forwards": event.forwards, "whole": whole}
+        told |= {"size": len(cells), "ops": ops}
         return self._chunk([self.envelope.choice(event.index, "", None, chunk=True)], diffusion=told)
 
     def _end(self, done: Done) -> list[dict[str, Any]]:
