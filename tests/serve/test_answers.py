@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from unmask.lm.model import LanguageModel
+
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "def add("}]
 SHARP = {"temperature": 1.0, "seed": 7}
 
@@ -237,6 +239,16 @@ class TestAccount:
         assert (said["nats"], said["stderr"], said["tokens"]) == (s.nats, s.stderr, s.tokens)
         assert said["bits_per_byte"] == s.bits_per_byte
         assert said["bound"] is True
+
+    def test_a_model_without_a_tokenizer_speaks_ids(self, serving, lm):
+        silent = LanguageModel(lm.model, name="silent")
+        served = serving(silent)
+        said = served.post("/v1/completions", prompt=[2, 9, 8], max_tokens=6, logprobs=0).json()["choices"][0]
+        assert said["token_ids"] == silent.generate([2, 9, 8], length=6).tokens
+        assert served.post("/v1/completions", prompt="x").json()["error"]["param"] == "prompt"
+        assert served.post("/v1/completions", prompt=[9], stream=True).json()["error"]["param"] == "stream"
+        for path, body in (("/v1/chat/completions", {"messages": CHAT}), ("/tokenize", {"prompt": "x"})):
+            assert served.post(path, **body).status_code == 400
 
     def test_models(self, toy):
         (card,) = toy.client.get("/v1/models").json()["data"]

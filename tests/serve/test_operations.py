@@ -172,6 +172,17 @@ class TestLimits:
         assert [a.status_code for a in answers] == [200] * 3
         assert len({a.json()["choices"][0]["text"] for a in answers}) == 1
 
+    def test_too_many_at_once(self, serving, lm):
+        served = serving(lm, gated=True, requests=1)
+        thread = threading.Thread(target=lambda: served.post(TEXT, prompt="x", max_tokens=2))
+        thread.start()
+        until(lambda: served.worker.num_open == 1)
+        assert served.post("/tokenize", prompt="x").status_code == 429
+        assert served.client.get("/ready").status_code == 200
+        served.gate.open()
+        thread.join(60)
+        assert served.post("/tokenize", prompt="x").status_code == 200
+
     def test_deadlines(self, serving, lm):
         served = serving(lm, gated=True, rows=1, deadline_s=0.4)
         served.gate.let(1)
@@ -218,6 +229,8 @@ class TestGone:
         assert served.gate.num_forwards == 4
         assert not served.engine.busy
         assert served.metric('unmask_jobs_total{end="cancelled"}') == 1
+        status = 200 if stream else 499
+        assert served.metric(f'unmask_http_requests_total{{route="/v1/completions",status="{status}"}}') == 1
 
     def test_a_score_stops_too(self, serving, lm):
         import copy

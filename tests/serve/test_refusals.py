@@ -236,6 +236,12 @@ def test_routes_that_are_not_there(toy):
     shaped(toy.client.delete("/v1/models", headers={"content-type": "application/json"}), 405)
 
 
+def test_the_schema_says_what_refusals_look_like(toy):
+    paths = toy.client.get("/openapi.json").json()["paths"]
+    responses = [op["responses"] for path in paths.values() for op in path.values()]
+    assert all("4XX" in one and "422" not in one for one in responses)
+
+
 def test_every_known_option_is_in_the_schema(toy):
     from unmask.decode.options import OPTIONS
 

@@ -63,6 +63,8 @@ async def answer(
         )
         for index, output in enumerate(done.outputs)
     ]
+    if tokenizer is None:
+        choices = [c | {"token_ids": o.tokens} for c, o in zip(choices, done.outputs, strict=True)]
     return Answer(envelope.around(choices, usage=usage(job.ask, done)))
 
 

@@ -18,6 +18,22 @@ from unmask.serve.routes import ROUTERS
 from unmask.serve.service import Answer, Service
 from unmask.serve.worker import Worker
 
+_ERROR = {name: {"type": "string"} for name in ("message", "type", "code")}
+_ERROR["param"] = {"anyOf": [{"type": "string"}, {"type": "null"}]}  # type: ignore[dict-item]
+REFUSAL: dict[str, Any] = {
+    "description": "what was wrong, in OpenAI's shape",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {"error": {"type": "object", "required": [*_ERROR], "properties": _ERROR}},
+            }
+        }
+    },
+}
+"""How the schema of this server describes every refusal."""
+
 
 def create(
     worker: Worker, limits: Limits, metrics: Metrics, *, keys: Sequence[str] = (), name: str | None = None
@@ -33,7 +49,7 @@ def create(
     """
     app = FastAPI(title="unmask", version=unmask.__version__, docs_url=None, redoc_url=None)
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, responses={"4XX": REFUSAL, "5XX": REFUSAL})
     app.state.service = Service(worker, limits, metrics, name)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

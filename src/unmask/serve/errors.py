@@ -27,6 +27,7 @@ CODES: dict[str, tuple[int, str]] = {
     "body_timeout": (408, INVALID),
     "body_too_large": (413, INVALID),
     "queue_full": (429, "rate_limit_error"),
+    "client_gone": (499, INVALID),
     "request_failed": (500, "server_error"),
     "engine_failed": (503, "server_error"),
     "loading": (503, "server_error"),

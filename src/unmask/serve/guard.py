@@ -112,6 +112,8 @@ class Guard:
             if scope["method"] in ("GET", "HEAD"):
                 await self.app(scope, receive, answer)
                 return
+            if self.num_running >= self._limits.requests:
+                raise Refused("queue_full", "too many requests at the same time; come again in a moment")
             self.num_running += 1
             try:
                 await self.app(scope, await self._body(scope, headers, receive), answer)

@@ -16,6 +16,7 @@ def _limit(default: float, help: str) -> Any:
 class Limits:
     """What is refused is what is above these numbers."""
 
+    requests: int = _limit(1024, "requests with a body at the same time; more are told to come again")
     body_bytes: int = _limit(2 << 20, "of a request")
     body_s: float = _limit(20.0, "seconds for a body to arrive")
     prompts: int = _limit(32, "prompts of a completion request")

@@ -151,7 +151,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=2,
         timeout_keep_alive=30,
         h11_max_incomplete_event_size=1 << 16,
         lifespan="off",

@@ -139,7 +139,7 @@ class Service:
         try:
             await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
-                raise Refused("request_failed", "whoever asked has gone")
+                raise Refused("client_gone", "whoever asked has gone")
             return waiting.result()
         finally:
             for task in (waiting, gone):

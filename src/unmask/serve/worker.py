@@ -321,6 +321,8 @@ class Worker:
             self._sketch(job, engine, lm)
 
     def _enter(self, job: Job, engine: Engine) -> None:
+        if job not in self._open:  # gone in the meantime
+            return
         try:
             job.ids = [engine.add(request) for request in job.requests]
         except UnmaskError as error:

@@ -33,7 +33,7 @@ class Interruptible:
     def read(self, *given: Any, **named: Any) -> Any:
         """As the network's."""
         if self.unwanted.is_set():
-            raise Refused("request_failed", "whoever asked has gone")
+            raise Refused("client_gone", "whoever asked has gone")
         return self._model.read(*given, **named)
 
 
