@@ -1,5 +1,8 @@
 """Streams: committed text only grows, drafts go beside it, every end is told."""
 
+import asyncio
+import json
+
 import pytest
 from serving import events
 
@@ -143,3 +146,32 @@ def test_one_who_breaks_a_forward_hurts_nobody_else(serving, lm):
     assert bad.status_code == 500
     good = served.post("/v1/completions", prompt="def", max_tokens=5)
     assert good.json()["choices"][0]["text"] == lm.generate("def", length=5).completion
+
+
+def test_a_slow_reader_does_not_slow_the_writing(serving, lm):
+    served, sent = serving(lm), []
+    options = {"stream": True, "decoder": "whole x quota", "steps": 24, "rank": "random"}
+    body = {"prompt": "a", "max_tokens": 24, "eos": "forbid", "stream": True, "diffusion": options}
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "raw_path": b"/v1/completions"}
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+
+    async def run():
+        messages = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": json.dumps(body).encode()})
+
+        async def send(message):
+            sent.append(message)
+            while len(sent) == 2 and served.worker.num_open:  # the first event is not read until all is written
+                await asyncio.sleep(0.01)
+
+        await served.guard({**scope, "query_string": b"", "headers": headers}, messages.get, send)
+
+    asyncio.run(run())
+    *chunks, last = events(b"".join(m.get("body", b"") for m in sent).decode())
+    assert last == (None, "[DONE]")
+    assert (
+        joined(chunks)
+        == lm.generate("a", length=24, eos="forbid", decoder="whole x quota", steps=24, rank="random").completion
+    )
+    assert [n for n, _ in chunks] == list(range(len(chunks)))
+    assert sum("diffusion" in c for _, c in chunks) <= 3
