@@ -11,11 +11,11 @@ from unmask.lm.model import LanguageModel
 from unmask.lm.results import Output, Settings
 from unmask.lm.rows import Ask
 from unmask.serve.errors import Refused, naming
+from unmask.serve.job import Tells
 from unmask.serve.schemas import Chat, Completion, Infill, Streaming, Writing
 from unmask.serve.service import Answer, Service, counted
 from unmask.serve.stream import Stream, Telling
 from unmask.serve.wire import Envelope, Form, of_output, usage
-from unmask.serve.worker import Tells
 from unmask.text.layout import Fixed
 
 DEFAULT_TOKENS = 128

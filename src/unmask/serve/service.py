@@ -17,11 +17,12 @@ from unmask.lm.rows import Ask
 from unmask.lm.write import requests
 from unmask.serve.errors import Refused, naming, refused
 from unmask.serve.guard import json_bytes
+from unmask.serve.job import Done, Job, Tells
 from unmask.serve.limits import Limits
 from unmask.serve.metrics import Metrics
 from unmask.serve.schemas import Asked, Writing
 from unmask.serve.turns import Turns
-from unmask.serve.worker import Done, Job, Tells, Worker
+from unmask.serve.worker import Worker
 
 CONSTRAINTS = {"schema": "response_format"}
 """Settings of constrained decoding, and the fields that they come from."""

@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 from unmask.decode.reading import Cell
 from unmask.serve.errors import Refused
 from unmask.serve.guard import json_bytes, log
+from unmask.serve.job import Done, Draft, Job, Told
 from unmask.serve.service import Service, disconnected
 from unmask.serve.wire import Envelope, logprobs, usage
-from unmask.serve.worker import Done, Draft, Job, Told
 
 PING_S = 10.0
 """Silence after which a comment shows that the connection lives."""

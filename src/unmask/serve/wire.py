@@ -12,7 +12,7 @@ from typing import Any
 from unmask.decode.trace import Change
 from unmask.lm.results import Output
 from unmask.lm.rows import Ask
-from unmask.serve.worker import Done
+from unmask.serve.job import Done
 from unmask.text.tokenizer import Tokenizer
 
 LEAST = -9999.0

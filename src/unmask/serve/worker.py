@@ -6,161 +6,27 @@ thrown out by the engine. If the thread itself fails nothing is restarted in sil
 says so from then on. It knows no HTTP.
 """
 
-import asyncio
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from unmask.base.errors import UnmaskError
-from unmask.decode.reading import Cell, Filled
 from unmask.decode.trace import Change
 from unmask.engine.engine import Engine
 from unmask.engine.request import Delta, Request
 from unmask.lm.model import LanguageModel
-from unmask.lm.results import Output
-from unmask.lm.rows import Ask
 from unmask.lm.write import held_back, outputs
 from unmask.serve.errors import Refused, refused
+from unmask.serve.job import Done, Draft, Event, Job, Row, Told
 from unmask.serve.limits import Limits
 from unmask.serve.metrics import Metrics
 
 log = logging.getLogger("unmask.serve")
 
 State = Literal["loading", "ready", "failed", "stopped"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """Committed text of one choice, behind what was told before.
-
-    Args:
-        tokens, changes: ids that are told now and what wrote them, where a job asks for them.
-    """
-
-    index: int
-    text: str
-    tokens: Sequence[int] = ()
-    changes: Sequence[Change | None] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """The last gap of one choice as it stands; it may still change."""
-
-    index: int
-    forwards: int
-    cells: Sequence[Cell]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """All texts of a job.
-
-    Args:
-        reused: positions of the prompts that other requests had read.
-    """
-
-    outputs: list[Output]
-    reused: int
-
-
-Event = Told | Draft | Done | Refused
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tells:
-    """What is told of a job before its end.
-
-    Args:
-        text: committed text as it comes.
-        drafts: the canvas as it stands.
-        logs: what wrote each token, with the text.
-    """
-
-    text: bool = False
-    drafts: bool = False
-    logs: bool = False
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Job:
-    """One HTTP request on its way.
-
-    Args:
-        ask, requests: what to write, and what the engine is asked for.
-        id: for the log.
-        deadline: `time.monotonic()` at which it is given up.
-        tells: what is told of it before its end, where each text has one row and not several candidates.
-    """
-
-    ask: Ask
-    requests: list[Request]
-    id: str
-    deadline: float
-    tells: Tells
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    began: float = field(default_factory=time.perf_counter)
-    finished: bool = False
-    # of the worker's thread
-    ids: list[int] = field(default_factory=list)
-    results: dict[int, Filled] = field(default_factory=dict)
-    spelled: list[bytes] = field(default_factory=list)
-    tokens: list[list[int]] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
-    num_told: list[int] = field(default_factory=list)
-    reused: dict[int, int] = field(default_factory=dict)
-    started: bool = False
-    # of the loop
-    news: deque[Event] = field(default_factory=deque)
-    sketches: dict[int, Draft] = field(default_factory=dict)
-    awake: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def single(self) -> bool:
-        """Whether each text has one row, so that what is committed in it is the text's for good."""
-        return len(self.ask.texts[0]) == 1
-
-    def put(self, event: Event) -> None:
-        """Into the mailbox; of drafts the newest stays. In the loop's thread."""
-        if isinstance(event, Draft):
-            self.sketches[event.index] = event
-        else:
-            self.news.append(event)
-        self.awake.set()
-
-    async def events(self) -> AsyncIterator[Told | Draft | Done]:
-        """What happens to it, up to its end.
-
-        Raises:
-            Refused: it ended otherwise, or not in time.
-        """
-        while True:
-            try:
-                async with asyncio.timeout(self.deadline - time.monotonic()):
-                    await self.awake.wait()
-            except TimeoutError:
-                raise Refused("deadline_exceeded", "the request took longer than its deadline; ask for less") from None
-            self.awake.clear()
-            while self.news:
-                event = self.news.popleft()
-                if isinstance(event, Refused):
-                    raise event
-                yield event
-                if isinstance(event, Done):
-                    return
-            while self.sketches:
-                yield self.sketches.pop(next(iter(self.sketches)))
-
-    async def done(self) -> Done:
-        """Its end."""
-        async for event in self.events():
-            if isinstance(event, Done):
-                return event
-        raise AssertionError("events end with Done or an exception")
 
 
 class Worker:
@@ -301,7 +167,7 @@ class Worker:
             while not (self._inbox or self._gone or engine.busy or self.state != "ready"):
                 self._news.wait()
             gone, self._gone = list(self._gone), deque()
-            running, come = sum(len(job.ids) - len(job.results) for job in self._active), []
+            running, come = sum(job.num_left for job in self._active), []
             while self._inbox and running < self._limits.rows:
                 come.append(self._inbox.popleft())
                 running += len(come[-1].requests)
@@ -328,9 +194,7 @@ class Worker:
         except UnmaskError as error:
             self._finish(job, refused(error))
             return
-        rows = len(job.ids)
-        job.spelled, job.told, job.num_told = [b""] * rows, [""] * rows, [0] * rows
-        job.tokens = [[] for _ in range(rows)]
+        job.rows = [Row() for _ in job.ids]
         self._active[job] = None
         self._where |= {id: (job, row) for row, id in enumerate(job.ids)}
 
@@ -358,13 +222,12 @@ class Worker:
             job.started = True
             self._metrics.first_text.observe(time.perf_counter() - job.began)
         if delta.result is not None:
-            job.results[row] = delta.result
-            job.reused[row] = delta.reused
-            if len(job.results) == len(job.ids):
-                results = [job.results[i] for i in range(len(job.ids))]
+            job.rows[row].result, job.rows[row].reused = delta.result, delta.reused
+            results = [one.result for one in job.rows if one.result is not None]
+            if len(results) == len(job.rows):
                 found = outputs(lm.runner, lm.tokenizer, job.ask, results, job.began)
                 self._leave(job, self._engine)
-                self._finish(job, Done(outputs=found, reused=sum(job.reused.values())))
+                self._finish(job, Done(outputs=found, reused=sum(one.reused for one in job.rows)))
                 return
         if job.tells.text and job.single and delta.tokens and lm.tokenizer is not None:
             self._spell(job, row, delta, lm)
@@ -372,34 +235,34 @@ class Worker:
     def _spell(self, job: Job, row: int, delta: Delta, lm: LanguageModel) -> None:
         """Tell committed text that can't change any more, and the tokens that it is all of."""
         assert lm.tokenizer is not None
-        job.tokens[row] += delta.tokens
-        job.spelled[row] += lm.tokenizer.decode_bytes(delta.tokens)
-        text = held_back(job.spelled[row], job.ask.stops)
-        new, first = text[len(job.told[row]) :], job.num_told[row]
+        state = job.rows[row]
+        state.tokens += delta.tokens
+        state.spelled += lm.tokenizer.decode_bytes(delta.tokens)
+        text = held_back(state.spelled, job.ask.stops)
+        new, first = text[len(state.told) :], state.num_told
         if not new:
             return
-        job.told[row] = text
+        state.told = text
         tokens: list[int] = []
         changes: list[Change | None] = []
-        if job.tells.logs:
-            size, spelled, until = len(text.encode()), 0, 0
-            for token in job.tokens[row]:
+        if job.tells.logs and self._engine is not None:
+            size, spelled = len(text.encode()), 0
+            for token in state.tokens:
                 spelled += len(lm.tokenizer.token_bytes[token])
                 if spelled > size:
                     break
-                until += 1
-            assert self._engine is not None
+                tokens.append(token)
             reading = self._engine.reading(delta.id)
-            if reading is not None and until > first:
-                tokens, changes = job.tokens[row][first:until], reading.changes[first:until]
-                job.num_told[row] = until
+            assert reading is not None  # it is there for as long as there is news of it
+            changes = reading.changes[first : len(tokens)]
+            tokens, state.num_told = tokens[first:], max(first, len(tokens))
         self._send(job, Told(index=row, text=new, tokens=tokens, changes=changes))
 
     def _sketch(self, job: Job, engine: Engine, lm: LanguageModel) -> None:
         """Tell drafts, of rows whose last one was taken."""
         for row, id in enumerate(job.ids):
             reading = engine.reading(id)
-            if reading is None or row in job.sketches or row in job.results:
+            if reading is None or row in job.sketches or job.rows[row].result is not None:
                 continue
             first = reading.layout.gaps[-1].start
             forwards = int(reading.canvas.forwards[reading.row])
