@@ -4,6 +4,7 @@ import math
 import re
 
 import pytest
+from serving import serving, toy
 
 from unmask.lm.model import LanguageModel
 

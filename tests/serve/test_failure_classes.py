@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from serving import LOCAL, until
+from serving import LOCAL, serving, toy, until
 from starlette.testclient import TestClient
 
 import unmask

@@ -5,6 +5,7 @@ import schemathesis
 import serve_fuzz
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
+from serving import toy
 
 BOUNDED = settings(
     max_examples=8,

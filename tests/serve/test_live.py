@@ -10,7 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 import serve_soak
-from serving import events, until
+from serving import events, http, live, until
 
 import unmask
 

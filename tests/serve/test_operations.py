@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from serving import LOCAL, until
+from serving import LOCAL, serving, toy, until
 from starlette.testclient import TestClient
 
 from unmask.base.errors import BadInput, UnknownName

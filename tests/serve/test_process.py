@@ -6,7 +6,7 @@ import threading
 
 import httpx2 as httpx
 import pytest
-from serving import events, until
+from serving import events, live, process, until
 
 from unmask.base.errors import BadInput, UnknownName
 from unmask.lm.load import load

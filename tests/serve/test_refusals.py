@@ -1,6 +1,7 @@
 """Bad input of every kind: the right status, the field named, OpenAI's shape; never a 422, never silence."""
 
 import pytest
+from serving import serving, toy
 
 CHAT, TEXT, FIM, EDIT, APPLY = (
     f"/v1/{p}" for p in ("chat/completions", "completions", "fim/completions", "edit/completions", "apply/completions")

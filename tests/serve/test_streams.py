@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from serving import events
+from serving import events, serving, toy
 
 CHAT = [{"role": "user", "content": "def add("}]
 
