@@ -1,4 +1,4 @@
-"""Puts this folder on the path, so that every test can say `from exact import ExactDenoiser`, and benchmarks too; shared models."""
+"""Puts this folder and the benchmarks on the path, so that tests can say `from exact import ...`; shared models."""
 
 import sys
 from pathlib import Path
