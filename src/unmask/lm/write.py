@@ -55,7 +55,7 @@ class Writing:
             cache_positions=places * _longest(model, asked),
             tokenizer=tokenizer,
             clock=None if target_s is None else time.perf_counter,
-            costs=backends.costs(model) if any(d.adapts for d in self._decoders.values()) else None,
+            costs=backends.costs(model) if any(one.decoder.adapts for one in asked) else None,
         )
         self._ids = [self.engine.add(request) for request in asked]
 
