@@ -1,4 +1,4 @@
-"""Puts this folder on the path, so that every test can say `from exact import ExactDenoiser`; shared models."""
+"""Puts this folder and the benchmarks on the path, so that tests can say `from exact import ...`; shared models."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)  # pytest runs in several processes
 

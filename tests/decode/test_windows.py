@@ -102,7 +102,7 @@ class TestTheLastBlock:
             assert cut.left == 0
             assert len(session.cells(0)) == gap + 2
             assert sorted({c.position for c in cut.trace}) == list(range(2, gap + 2))
-            assert len(cut.log_probs[0]) == gap
+            assert len(cut.changes[0]) == gap
 
     def test_what_is_cut_is_not_waited_for(self):
         _, whole = self.write(6, rank="position", steps=4)

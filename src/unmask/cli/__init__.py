@@ -20,6 +20,7 @@ COMMANDS = {
     "fill": "fill a template with holes",
     "refine": "rewrite spans of a text, and nothing else",
     "score": "estimate -log p of a text",
+    "serve": "a server that speaks OpenAI's protocol",
     "train": "train from a recipe",
     "models": "list, inspect, verify and convert models",
     "bench": "how fast a model writes here",

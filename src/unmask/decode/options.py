@@ -1,6 +1,5 @@
 """The options of decoding: one table for checking, for the command line's help and for every other menu."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
@@ -95,7 +94,7 @@ def check(name: str, value: object) -> Value:
         case (bool(), bool()) | (str(), str()):
             right = not option.names or value in option.names
         case ((int() | float()), (int() | float())) if not isinstance(value, bool):
-            right = math.isfinite(value) and option.fits(value) and option.kind(value) == value
+            right = abs(value) < 1 << 62 and option.fits(value) and option.kind(value) == value
         case _:
             right = False
     if not right:

@@ -11,7 +11,7 @@ from unmask.base.canvas import Canvas
 from unmask.base.step import State
 from unmask.decode.audit import Drift
 from unmask.decode.effort import Eased
-from unmask.decode.trace import Trace
+from unmask.decode.trace import Change, Trace
 from unmask.text.layout import Layout
 from unmask.text.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ class Filled:
 
     Args:
         gaps: the tokens of each gap; an end of text and what lies behind it are cut off.
-        log_probs: nats of each of these tokens at the step that wrote it; 0 for tokens that were given.
+        changes: what wrote each of these tokens; None for tokens that were given.
         ended: whether an end of text or a stop string ended the row, "stop", or its positions, "length".
         cut: characters of the last gap's text that are left by a stop string, if one was met.
         left: positions that are still open.
@@ -47,7 +47,7 @@ class Filled:
 
     layout: Layout
     gaps: list[list[int]]
-    log_probs: list[list[float]]
+    changes: list[list[Change | None]]
     ended: Literal["stop", "length"]
     cut: int | None
     left: int
@@ -96,6 +96,13 @@ class Reading:
         until = self.canvas.sealed if self.revises else self.canvas.filled
         return self.between(0, int(until[self.row]))
 
+    @property
+    def changes(self) -> list[Change | None]:
+        """What wrote each of the committed tokens; None for tokens that were given."""
+        until, last = self.canvas.sealed if self.revises else self.canvas.filled, self.trace.last()
+        gap = self.layout.gaps[-1]
+        return [last.get(i) for i in self._kept(gap.start, min(gap.stop, int(until[self.row])))]
+
     def between(self, start: int, stop: int) -> list[int]:
         """Tokens of the last gap from position `start` to `stop` that are text."""
         last = self.layout.gaps[-1] if self.layout.gaps else None
@@ -143,7 +150,7 @@ class Reading:
         return Filled(
             layout=self.layout,
             gaps=[self.canvas.tokens[self.row, span].tolist() for span in spans],
-            log_probs=[[last[i].log_prob if i in last else 0.0 for i in span] for span in spans],
+            changes=[[last.get(i) for i in span] for span in spans],
             ended="stop" if ended else "length",
             cut=self.cut,
             left=self.left,

@@ -17,7 +17,7 @@ class Change:
     """One position changed: committed (written), reopened (taken back) or edited (written over).
 
     `position` counts canvas positions, `log_prob` is in nats and belongs to the token written, under what the model saw
-    at that step.
+    at that step. `best` is the token that the model held for the best one then, `top` its log-probability.
     """
 
     step: int
@@ -25,6 +25,8 @@ class Change:
     token: int
     kind: Kind
     log_prob: float
+    best: int
+    top: float
 
 
 class Trace:
@@ -76,7 +78,9 @@ def record(traces: Mapping[int, Trace], canvas: Canvas, turn: Turn) -> None:
             offer.log_prob,
             torch.where(edit.tokens == offer.best, offer.top, offer.standing),
         )[r, i],
+        offer.best[r, i],
+        offer.top[r, i],
     )
-    for row, step, position, token, before, after, log_prob in zip(*(c.tolist() for c in columns), strict=True):
+    for row, step, position, token, before, after, *held in zip(*(c.tolist() for c in columns), strict=True):
         kind: Kind = "reopen" if after == State.OPEN else "edit" if before == State.DONE else "commit"
-        traces[row].changes.append(Change(step, position, token, kind, log_prob))
+        traces[row].changes.append(Change(step, position, token, kind, *held))

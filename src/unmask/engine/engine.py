@@ -98,6 +98,21 @@ class Engine:
         Raises:
             BadInput, TooLong, Unsupported: it can never be written here; nothing has changed.
         """
+        canvas, decoder = self.check(request), request.decoder
+        if self._sampling is None:
+            self._sampling = Board(decoder.sampling, self.num_rows, self.model.device)
+        if decoder.sampling.forbidden != self._sampling.part.forbidden:
+            raise Unsupported("requests of one engine forbid the same ids; use another engine for this one")
+        chase = self._pace.chase(request)
+        if (name := kind(decoder)) not in self._crowds:
+            self._crowds[name] = Crowd.of(decoder, self.num_rows, self.model.device)
+        live = Live(self._next, request, canvas, self._crowds[name], chase=chase)
+        self._next += 1
+        self._waiting.append(live)
+        return live.id
+
+    def check(self, request: Request) -> Canvas:
+        """A request's own canvas; raises what `add` raises. It changes nothing, so any thread may call it."""
         model, decoder = self.model, request.decoder
         if len(request.layout.tokens) > model.max_length:
             raise TooLong(f"the row has {len(request.layout.tokens)} positions and the model holds {model.max_length}")
@@ -117,17 +132,7 @@ class Engine:
             raise Unsupported("this network takes a time, so no keys and values are final; use the window 'whole'")
         if decoder.window.caches:
             self.room.could_hold(canvas.tokens.shape[1], decoder.spare(model.traits), twice=bool(decoder.guidance))
-        if self._sampling is None:
-            self._sampling = Board(decoder.sampling, self.num_rows, model.device)
-        if decoder.sampling.forbidden != self._sampling.part.forbidden:
-            raise Unsupported("requests of one engine forbid the same ids; use another engine for this one")
-        chase = self._pace.chase(request)
-        if (name := kind(decoder)) not in self._crowds:
-            self._crowds[name] = Crowd.of(decoder, self.num_rows, model.device)
-        live = Live(self._next, request, canvas, self._crowds[name], chase=chase)
-        self._next += 1
-        self._waiting.append(live)
-        return live.id
+        return canvas
 
     def reading(self, id: int) -> Reading | None:
         """A request's row as it stands, from its first step until the step after its last."""
@@ -234,7 +239,9 @@ class Engine:
             live, final, block = lives[i], finals[i], blocks[i]
             readable = max(0, final - shift)  # what is fed again is never another one's
             text = self.canvas.tokens[live.row, :readable].tolist()
-            reused = self.room.open(live.row, text, block, twice=bool(live.request.decoder.guidance))
+            request = live.request
+            reused = self.room.open(live.row, text, block, twice=bool(request.decoder.guidance), share=request.share)
+            live.reused = reused if live.reused is None else live.reused
             self.stats.prompt, self.stats.reused = self.stats.prompt + final, self.stats.reused + reused
             found += reused
         return bool(found)
@@ -344,7 +351,7 @@ class Engine:
             if result is not None and live.chase is not None:
                 result = replace(result, eased=self._pace.told(live.chase, int(self.canvas.turn[live.row])))
             if news or done:
-                self._over.append(Delta(id=live.id, tokens=news, result=result))
+                self._over.append(Delta(id=live.id, tokens=news, result=result, reused=live.reused or 0))
             if result is not None:
                 self.stats.finished += 1
                 self.stats.committed += sum(change.kind == "commit" for change in result.trace)
@@ -358,15 +365,17 @@ class Engine:
         self._leave(live, spoilt=True)
 
     def _leave(self, live: Live, *, spoilt: bool = False) -> None:
-        """A request is no more: its place and its pages are free."""
+        """A request is no more: its place and its pages are free, and its crowd goes with the last of its kind."""
         if live.row < 0:
             self._waiting.remove(live)
-            return
-        self._widths.leave(live.id)
-        self.room.close(live.row, spoilt=spoilt)
-        self.canvas.stop(_index(self.canvas, [live.row]))
-        del self._running[live.id]
-        self._free.append(live.row)
+        else:
+            self._widths.leave(live.id)
+            self.room.close(live.row, spoilt=spoilt)
+            self.canvas.stop(_index(self.canvas, [live.row]))
+            del self._running[live.id]
+            self._free.append(live.row)
+        if not any(one.crowd is live.crowd for one in [*self._running.values(), *self._waiting]):
+            del self._crowds[kind(live.request.decoder)]
 
     def _gauge(self) -> None:
         stats, pool = self.stats, self.room.pool

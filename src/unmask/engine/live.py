@@ -17,6 +17,7 @@ class Live:
     Attributes:
         canvas: its own row, until it has a place on the engine's.
         told: position up to which committed tokens were told.
+        reused: positions that others had read when it came in.
         chase: of its target of seconds, if it has one.
     """
 
@@ -27,6 +28,7 @@ class Live:
     row: int = -1
     reading: Reading | None = None
     told: int = 0
+    reused: int | None = None
     chase: Chase | None = None
 
     @property

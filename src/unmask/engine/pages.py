@@ -146,12 +146,13 @@ class Chain:
 
     Args:
         block: positions a block, 1 for causal reading.
+        share: chains that say other things here have no key in common.
     """
 
-    def __init__(self, block: int) -> None:
+    def __init__(self, block: int, share: str = "") -> None:
         self.unit = block * PAGE // _common(block)
         self.keys: list[bytes] = []
-        self._last = hashlib.blake2b(f"blocks of {block}".encode(), digest_size=16).digest()
+        self._last = hashlib.blake2b(f"blocks of {block} {share}".encode(), digest_size=16).digest()
 
     def extend(self, tokens: Sequence[int]) -> None:
         """More text: whole units."""

@@ -20,6 +20,7 @@ class Request:
         stops: strings that end it at their earliest match in its last gap.
         latency_s: seconds, from `Engine.add` on, in which it should be done; while it is late it is written with less
             effort, so its tokens depend on how busy the engine is. None: they never do.
+        share: what it begins with is shared only with requests that say the same here.
     """
 
     layout: Layout
@@ -28,6 +29,7 @@ class Request:
     ends: bool = False
     stops: tuple[str, ...] = ()
     latency_s: float | None = None
+    share: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +40,14 @@ class Delta:
         id: as `Engine.add` gave it.
         tokens: ids that were committed in its last gap, behind those told before; what is told is never taken back.
         result: what became of it, once it has ended well.
+        reused: positions of its beginning that others had read, known with its result.
         error: why it has ended, if it could not be written.
     """
 
     id: int
     tokens: list[int] = field(default_factory=list)
     result: Filled | None = None
+    reused: int = 0
     error: UnmaskError | None = None
 
     @property

@@ -95,7 +95,7 @@ class Room:
         """Whether a row has pages now."""
         return row in self._held and any(self._held[row].pages.values())
 
-    def open(self, row: int, text: Sequence[int], block: int, *, twice: bool) -> int:
+    def open(self, row: int, text: Sequence[int], block: int, *, twice: bool, share: str = "") -> int:
         """A row comes in.
 
         Args:
@@ -103,11 +103,12 @@ class Room:
             text: ids whose keys and values are final, up to where the row has to read for itself.
             block: positions a block of its exact reading; 0 where it has none.
             twice: whether it is guided.
+            share: pages are found only by rows that say the same here.
         Returns:
             How many positions of the text need not be read, because others have read them.
         """
         mine = [row, row + self.rows] if twice else [row]
-        chain = Chain(block) if block and self.share and not twice and self.pool is not None else None
+        chain = Chain(block, share) if block and self.share and not twice and self.pool is not None else None
         self._held[row] = holding = Holding({r: [] for r in mine}, block > 0, chain)
         if chain is None:
             return 0

@@ -24,6 +24,7 @@ from unmask.models.backbone import Transformer
 from unmask.objectives.likelihood import likelihood
 from unmask.text.chat import ChatTemplate, Message, Plain, conversations
 from unmask.text.layout import Fixed
+from unmask.text.template import parse
 from unmask.text.tokenizer import Tokenizer
 
 
@@ -42,6 +43,7 @@ class LanguageModel:
         backend: what writes: a key of `unmask.engine.backends.BACKENDS`, or "auto". Scores and logits are torch's.
 
     Attributes:
+        reader: turns text into rows for it.
         runner: the network on that backend.
         backend: its name.
     """
@@ -59,7 +61,7 @@ class LanguageModel:
         self.model, self.tokenizer, self.name, self.source = model.eval(), tokenizer, name, source
         self.backend, self.runner = backends.build(self.model, backend)
         self.template = template or (None if tokenizer is None else Plain(tokenizer))
-        self._reader = Reader(tokenizer, model.vocab, model.traits, model.max_length, name)
+        self.reader = Reader(tokenizer, model.vocab, model.traits, model.max_length, name)
 
     @property
     def aio(self) -> "Asynchronous":
@@ -94,8 +96,8 @@ class LanguageModel:
         Returns:
             An `Output`; a list of them for a list of prompts or n > 1 (all of the first prompt first).
         """
-        asked = self._turns(prompt) if chat else prompt
-        ask = self._generation(asked, length=length, eos=eos, stop=stop, n=n, pins=pins, chat=chat)
+        asked = self.turns(prompt) if chat else prompt
+        ask = self.ask(asked, length=length, eos=eos, stop=stop, n=n, pins=pins, chat=chat)
         outputs = write(self.runner, self.tokenizer, ask, settings)
         return outputs if n > 1 or is_list(asked) else outputs[0]
 
@@ -117,10 +119,10 @@ class LanguageModel:
         """
         if self.tokenizer is None:
             raise Unsupported(f"{self.name} has no tokenizer, so there is no text to stream; use generate with ids")
-        asked = self._turns(prompt) if chat else prompt
+        asked = self.turns(prompt) if chat else prompt
         if is_list(asked):
             raise BadInput("a stream continues one prompt, not a list; use generate for several")
-        ask = self._generation(asked, length=length, eos=eos, stop=stop, n=1, pins=pins, chat=chat)
+        ask = self.ask(asked, length=length, eos=eos, stop=stop, n=1, pins=pins, chat=chat)
         return stream(self.runner, self.tokenizer, ask, settings)
 
     def infill(
@@ -137,7 +139,7 @@ class LanguageModel:
         Returns:
             An `Output`; a list for n > 1. `.text` is the prefix, the completion and the suffix, byte for byte.
         """
-        outputs = write(self.runner, self.tokenizer, self._reader.infill(prefix, suffix, length, n), settings)
+        outputs = write(self.runner, self.tokenizer, self.reader.infill(prefix, suffix, length, n), settings)
         return outputs if n > 1 else outputs[0]
 
     def fill(self, template: str, **settings: Unpack[Settings]) -> Output:
@@ -146,7 +148,7 @@ class LanguageModel:
         Returns:
             An `Output`; `.holes` has the name and the text of each hole.
         """
-        return write(self.runner, self.tokenizer, self._reader.fill(template), settings)[0]
+        return write(self.runner, self.tokenizer, self.reader.fill(parse(template)), settings)[0]
 
     def refine(
         self,
@@ -166,7 +168,7 @@ class LanguageModel:
             length: positions for each span, instead of as many as it has now; needs strength 1.
             settings: see `unmask.lm.results.Settings`.
         """
-        ask = self._reader.refine(text, spans, strength, length, settings.get("seed", 0))
+        ask = self.reader.refine(text, spans, strength, length, settings.get("seed", 0))
         return write(self.runner, self.tokenizer, ask, settings)[0]
 
     def score(
@@ -187,7 +189,7 @@ class LanguageModel:
             samples: draws of noise; estimators that are exact take none.
             seed: of the noise.
         """
-        ids, context = self._reader.ids(text), self._reader.opening(given)
+        ids, context = self.reader.ids(text), self.reader.opening(given)
         if not ids:
             raise BadInput("the text to score is empty; give one character or more")
         tokens = torch.tensor([*context, *ids], device=self.model.device)
@@ -271,28 +273,32 @@ class LanguageModel:
             raise BadInput(f"attend is None, 'full', 'causal' or a bool tensor, not {attend!r}")
         return Attend(kind="full" if attend == "full" else "causal")
 
-    def _turns(self, prompt: Any) -> Fixed | list[Fixed]:
-        """Conversations up to the answer."""
+    def turns(self, prompt: Any) -> Fixed | list[Fixed]:
+        """Conversations up to the answer: one for a text or messages, several for a list of either."""
         if self.template is None:
             raise Unsupported(f"{self.name} has no tokenizer, so there is no chat; use generate with ids")
         chats, several = conversations(prompt)
         read = self.template.read(chats)
         return read if several else read[0]
 
-    def _generation(
+    def ask(
         self,
         prompt: Any,
         *,
         length: Length,
-        eos: str,
-        stop: str | Sequence[str],
-        n: int,
-        pins: Mapping[int, str] | None,
-        chat: bool,
+        eos: str = "stop",
+        stop: str | Sequence[str] = (),
+        n: int = 1,
+        pins: Mapping[int, str] | None = None,
+        chat: bool = False,
     ) -> Ask:
+        """What `generate` writes, as rows, for who writes them on an engine of their own.
+
+        Takes what `generate` takes; with `chat`, the prompt is what `turns` gives.
+        """
         if chat and self.template is not None and eos == "stop":
             stop = [*([stop] if stop and isinstance(stop, str) else stop), *self.template.stops]
-        return self._reader.generation(prompt, length=length, eos=eos, stop=stop, n=n, pins=pins or {})
+        return self.reader.generation(prompt, length=length, eos=eos, stop=stop, n=n, pins=pins or {})
 
 
 class Asynchronous:

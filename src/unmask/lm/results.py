@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypedDict
 from unmask.decode.audit import Drift
 from unmask.decode.effort import Eased
 from unmask.decode.reading import Cell
-from unmask.decode.trace import Trace
+from unmask.decode.trace import Change, Trace
 from unmask.text.layout import Layout
 
 
@@ -106,6 +106,7 @@ class Output:
         tokens: ids of the completion.
         finish_reason: "stop" an end of text, a stop string, or gaps that are full; "length" the canvas is used up.
         logprobs: nats of each token at the step that wrote it, given what the model saw then; 0 for pinned tokens.
+        changes: what wrote each token, its step among other things; None for pinned tokens.
         holes: name (if it has one) and text of each gap.
         trace: every change, in order.
         stats: what it cost.
@@ -116,6 +117,7 @@ class Output:
     tokens: list[int]
     finish_reason: Literal["stop", "length"]
     logprobs: list[float]
+    changes: list[Change | None]
     holes: list[tuple[str | None, str | None]]
     trace: Trace
     stats: Stats

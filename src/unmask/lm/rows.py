@@ -4,7 +4,7 @@ It does not know the network or how rows are filled.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -14,8 +14,7 @@ from unmask.base.errors import BadInput, TooLong, Unsupported
 from unmask.base.vocab import Traits, Vocab
 from unmask.decode.lengths import candidates
 from unmask.text.layout import Fixed, Gap, Layout, lay
-from unmask.text.segments import Hole
-from unmask.text.template import parse
+from unmask.text.segments import Hole, Segment
 from unmask.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | None
@@ -42,6 +41,11 @@ class Ask:
     ends: bool = False
     stops: tuple[str, ...] = ()
     full: Literal["stop", "length"] = "stop"
+
+    @property
+    def rows(self) -> list[Layout]:
+        """All of them, candidates of one text side by side."""
+        return [row for rows in self.texts for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ class Reader:
         if eos not in ("stop", "keep", "forbid"):
             raise BadInput(f"eos is 'stop', 'keep' or 'forbid', not {eos!r}")
         gap = _gap(length)
-        given = self._pinned(pins, gap.high)
+        given = self.pinned(pins, gap.high)
         rows = [self._row([self._prompt(p), Gap(length=gap.high, given=given)]) for p in as_list(prompt)]
         first = max([gap.low if isinstance(length, tuple) else 0, *(at + 1 for at in given)])
         early = [NEVER if eos == "forbid" else float(row.gaps[0].start + first) for row in rows]
@@ -118,20 +122,21 @@ class Reader:
             draws=[i for _ in rows for i in draws],
             no_end_before=[at for at in early for _ in draws],
             ends=eos == "stop",
-            stops=self._strings(stop),
+            stops=self.strings(stop),
             full="length",
         )
 
-    def infill(self, prefix: Prompt, suffix: Prompt, length: Length, n: int) -> Ask:
-        """Rows with one gap between two texts."""
-        return self._gaps([self._text(prefix), _gap(length), self._text(suffix)], n)
+    def infill(self, prefix: Prompt, suffix: Prompt, length: Length, n: int = 1, stop: str | Sequence[str] = ()) -> Ask:
+        """Rows with one gap between two texts; stop strings cut what is written in it."""
+        ask = self._gaps([self._text(prefix), _gap(length), self._text(suffix)], n)
+        return replace(ask, stops=self.strings(stop))
 
-    def fill(self, template: str) -> Ask:
-        """Rows for a template with holes."""
-        parts = [Range(p.low, p.high, p.name) if isinstance(p, Hole) else self._text(p.text) for p in parse(template)]
+    def fill(self, segments: Sequence[Segment], n: int = 1) -> Ask:
+        """Rows for text with holes."""
+        parts = [Range(p.low, p.high, p.name) if isinstance(p, Hole) else self._text(p.text) for p in segments]
         if not any(isinstance(p, Range) for p in parts):
-            raise BadInput("the template has no hole; write one as {{name:1-4}} or {{:8}}")
-        return self._gaps(parts, 1)
+            raise BadInput("there is no hole to fill; a template has them as {{name:1-4}} or {{:8}}")
+        return self._gaps(parts, n)
 
     def refine(
         self, text: str, spans: Sequence[tuple[int, int]], strength: float, length: Length | None, seed: int
@@ -165,13 +170,14 @@ class Reader:
     def _row(self, pieces: Sequence[Fixed | Gap]) -> Layout:
         raw = any(isinstance(p, Fixed) and p.raw for p in pieces)
         written = any(isinstance(p, Fixed) and p.ids for p in pieces[:1])
-        row = lay(pieces, start=() if raw else self.start if written else self.opening(None))
-        if len(row.tokens) > self.max_length:
+        start = () if raw else self.start if written else self.opening(None)
+        size = len(start) + sum(len(p.ids) if isinstance(p, Fixed) else p.length for p in pieces)
+        if size > self.max_length:
             raise TooLong(
-                f"the canvas would have {len(row.tokens)} positions and {self.name} holds {self.max_length}; "
+                f"the canvas would have {size} positions and {self.name} holds {self.max_length}; "
                 "shorten the text or the length"
             )
-        return row
+        return lay(pieces, start=start)
 
     def _text(self, text: Prompt) -> Fixed:
         ids, raw = self.ids(text), not (text is None or isinstance(text, str))
@@ -188,7 +194,8 @@ class Reader:
     def _spelled(self, ids: list[int]) -> str | None:
         return None if self.tokenizer is None else self.tokenizer.decode(ids)
 
-    def _pinned(self, pins: Mapping[int, str], length: int) -> dict[int, int]:
+    def pinned(self, pins: Mapping[int, str], length: int) -> dict[int, int]:
+        """Position to id of texts that stand at positions of a completion."""
         given: dict[int, int] = {}
         for at, text in sorted(pins.items()):
             ids = self.ids(text)
@@ -202,7 +209,8 @@ class Reader:
             given |= {at + i: token for i, token in enumerate(ids)}
         return given
 
-    def _strings(self, stop: str | Sequence[str]) -> tuple[str, ...]:
+    def strings(self, stop: str | Sequence[str]) -> tuple[str, ...]:
+        """Stop strings, checked."""
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         if any(not isinstance(s, str) or not s for s in stops) and stop != "":
             raise BadInput(f"stop strings are texts of one character or more, got {stop!r}")

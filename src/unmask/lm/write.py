@@ -2,7 +2,7 @@
 
 import codecs
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,45 +42,22 @@ class Writing:
     """
 
     def __init__(self, model: Denoiser, tokenizer: Tokenizer | None, ask: Ask, settings: Settings) -> None:
-        self.layouts = [row for rows in ask.texts for row in rows]
+        self.layouts = ask.rows
         self.results: list[Filled] = []
         self._model, self._ask, self._tokenizer = model, ask, tokenizer
         self._cells: dict[int, list[Cell]] = {}
         self._began = time.perf_counter()
-        self._decoders = {early: _decoder(model, settings, early) for early in set(ask.no_end_before)}
-        seed = _seed(settings)
-        places = min(len(self.layouts), ROWS)
-        target_s = settings.get("latency_s")
+        asked, target_s = requests(model, ask, settings), settings.get("latency_s")
+        places = min(len(asked), ROWS)
         self.engine = Engine(
             model,
             rows=places,
-            cache_positions=places * self._longest(),
+            cache_positions=places * _longest(model, asked),
             tokenizer=tokenizer,
             clock=None if target_s is None else time.perf_counter,
-            costs=backends.costs(model) if any(d.adapts for d in self._decoders.values()) else None,
+            costs=backends.costs(model) if any(one.decoder.adapts for one in asked) else None,
         )
-        self._ids = [
-            self.engine.add(
-                Request(
-                    layout=row,
-                    decoder=self._decoders[early],
-                    seed=int(seeds.key(seed, "draw", draw)),
-                    ends=ask.ends,
-                    stops=ask.stops,
-                    latency_s=target_s,
-                )
-            )
-            for rows, draw, early in zip(ask.texts, ask.draws, ask.no_end_before, strict=True)
-            for row in rows
-        ]
-
-    def _longest(self) -> int:
-        """Positions of keys and values that any of the rows may need."""
-        decoder = next(iter(self._decoders.values()))
-        block = getattr(decoder.window, "block", None) or self._model.traits.unit
-        longest = min(max(len(row.tokens) for row in self.layouts) + block, self._model.max_length)
-        longest += decoder.spare(self._model.traits)
-        return pages_for(longest) * PAGE * (2 if decoder.guidance else 1)
+        self._ids = [self.engine.add(request) for request in asked]
 
     @property
     def num_forwards(self) -> int:
@@ -112,27 +89,72 @@ class Writing:
         return self._cells.get(row, [])
 
     def outputs(self) -> list[Output]:
-        """The best candidate of each text: the one that goes best with what is behind its gaps (a forward more)."""
-        width = len(self._ask.texts[0])
-        fits = self._fits() if width > 1 else [0.0] * len(self.results)
-        seconds, outputs = time.perf_counter() - self._began, []
-        for at in range(0, len(self.results), width):
-            tried = list(zip(self.results[at : at + width], fits[at : at + width], strict=True))
-            best, _ = max(tried, key=lambda one: (one[1], one[0].mean_log_prob))
-            forwards = max(filled.forwards for filled, _ in tried) + int(width > 1)
-            if best.eased is not None:  # the text is there when all that it was chosen from are
-                slowest_s = max(filled.eased.took_s for filled, _ in tried if filled.eased is not None)
-                best = replace(best, eased=replace(best.eased, took_s=slowest_s))
-            outputs.append(_output(best, self._tokenizer, self._ask, forwards, seconds))
-        return outputs
+        """The best candidate of each text."""
+        return outputs(self._model, self._tokenizer, self._ask, self.results, self._began)
 
-    def _fits(self) -> list[float]:
-        rows = [(filled.row, row.is_open) for filled, row in zip(self.results, self.layouts, strict=True)]
-        canvas = Canvas.of(rows, mask=blank(self._model), device=self._model.device)
-        for row, filled in enumerate(self.results):
-            canvas.tokens[row, : len(filled.row)] = torch.tensor(filled.row, device=canvas.tokens.device)
-        found: list[float] = fit(self._model, canvas, [[gap.stop for gap in row.gaps] for row in self.layouts]).tolist()
-        return found
+
+def requests(model: Denoiser, ask: Ask, settings: Settings, *, share: str = "") -> list[Request]:
+    """What an engine is asked for the rows of an ask, candidates of one text side by side.
+
+    `share` is that of `unmask.engine.request.Request`.
+    """
+    decoders = {early: _decoder(model, settings, early) for early in set(ask.no_end_before)}
+    seed = _seed(settings)
+    return [
+        Request(
+            layout=row,
+            decoder=decoders[early],
+            seed=int(seeds.key(seed, "draw", draw)),
+            ends=ask.ends,
+            stops=ask.stops,
+            latency_s=settings.get("latency_s"),
+            share=share,
+        )
+        for rows, draw, early in zip(ask.texts, ask.draws, ask.no_end_before, strict=True)
+        for row in rows
+    ]
+
+
+def outputs(
+    model: Denoiser, tokenizer: Tokenizer | None, ask: Ask, results: Sequence[Filled], began: float
+) -> list[Output]:
+    """The texts of an ask from what became of its rows.
+
+    Of candidates of different lengths the one is kept that goes best with what is behind its gaps (a forward more).
+
+    Args:
+        model, tokenizer, ask: as they were.
+        results: of all rows, in the order of `requests`.
+        began: `time.perf_counter()` when the writing began.
+    """
+    width = len(ask.texts[0])
+    fits = _fits(model, results) if width > 1 else [0.0] * len(results)
+    seconds, found = time.perf_counter() - began, []
+    for at in range(0, len(results), width):
+        tried = list(zip(results[at : at + width], fits[at : at + width], strict=True))
+        best, _ = max(tried, key=lambda one: (one[1], one[0].mean_log_prob))
+        forwards = max(filled.forwards for filled, _ in tried) + int(width > 1)
+        if best.eased is not None:  # the text is there when all that it was chosen from are
+            slowest_s = max(filled.eased.took_s for filled, _ in tried if filled.eased is not None)
+            best = replace(best, eased=replace(best.eased, took_s=slowest_s))
+        found.append(_output(best, tokenizer, ask, forwards, seconds))
+    return found
+
+
+def _longest(model: Denoiser, asked: Sequence[Request]) -> int:
+    """Positions of keys and values that any of the rows may need."""
+    decoder = asked[0].decoder
+    block = getattr(decoder.window, "block", None) or model.traits.unit
+    longest = min(max(len(one.layout.tokens) for one in asked) + block, model.max_length) + decoder.spare(model.traits)
+    return pages_for(longest) * PAGE * (2 if decoder.guidance else 1)
+
+
+def _fits(model: Denoiser, results: Sequence[Filled]) -> list[float]:
+    canvas = Canvas.of([(one.row, one.layout.is_open) for one in results], mask=blank(model), device=model.device)
+    for row, filled in enumerate(results):
+        canvas.tokens[row, : len(filled.row)] = torch.tensor(filled.row, device=canvas.tokens.device)
+    found: list[float] = fit(model, canvas, [[gap.stop for gap in one.layout.gaps] for one in results]).tolist()
+    return found
 
 
 def write(model: Denoiser, tokenizer: Tokenizer | None, ask: Ask, settings: Settings) -> list[Output]:
@@ -151,7 +173,7 @@ def stream(model: Denoiser, tokenizer: Tokenizer, ask: Ask, settings: Settings) 
     for _ in writing.run():
         if writing.results:
             continue  # the last step is told with its output
-        text = _held_back(tokenizer.decode_bytes(writing.committed(0)), ask.stops)
+        text = held_back(tokenizer.decode_bytes(writing.committed(0)), ask.stops)
         draft = "".join("▒" if c.look in ("masked", "reopened") else c.text for c in writing.cells(0)[gap.start :])
         yield StreamStep(text, text[len(told) :], draft, writing.num_forwards)
         told = text
@@ -186,19 +208,20 @@ def _decoder(model: Denoiser, settings: Settings, early: float) -> Decoder:
 
 
 def _output(filled: Filled, tokenizer: Tokenizer | None, ask: Ask, forwards: int, seconds: float) -> Output:
-    gaps, log_probs = list(filled.gaps), list(filled.log_probs)
+    gaps, changes = list(filled.gaps), list(filled.changes)
     fills: list[str | None] = [None if tokenizer is None else tokenizer.decode(gap) for gap in gaps]
     if filled.cut is not None and tokenizer is not None:
         fills[-1] = last = str(fills[-1])[: filled.cut]
-        kept = _tokens_of(tokenizer, gaps[-1], len(last.encode()))
-        gaps[-1], log_probs[-1] = gaps[-1][:kept], log_probs[-1][:kept]
+        kept = tokens_of(tokenizer, gaps[-1], len(last.encode()))
+        gaps[-1], changes[-1] = gaps[-1][:kept], changes[-1][:kept]
     tokens = [token for gap in gaps for token in gap]
     return Output(
         text=filled.layout.join(fills),
         completion=None if None in fills else "".join(str(fill) for fill in fills),
         tokens=tokens,
         finish_reason="stop" if filled.ended == "stop" else "length" if filled.left else ask.full,
-        logprobs=[p for gap in log_probs for p in gap],
+        logprobs=[0.0 if change is None else change.log_prob for gap in changes for change in gap],
+        changes=[change for gap in changes for change in gap],
         holes=[(gap.name, fill) for gap, fill in zip(filled.layout.gaps, fills, strict=True)],
         trace=filled.trace,
         stats=Stats(
@@ -212,7 +235,7 @@ def _output(filled: Filled, tokenizer: Tokenizer | None, ask: Ask, forwards: int
     )
 
 
-def _tokens_of(tokenizer: Tokenizer, ids: list[int], size: int) -> int:
+def tokens_of(tokenizer: Tokenizer, ids: list[int], size: int) -> int:
     """How many leading tokens it takes to spell `size` bytes."""
     spelled = 0
     for count, token in enumerate(ids):
@@ -222,7 +245,7 @@ def _tokens_of(tokenizer: Tokenizer, ids: list[int], size: int) -> int:
     return len(ids)
 
 
-def _held_back(spelled: bytes, stops: tuple[str, ...]) -> str:
+def held_back(spelled: bytes, stops: tuple[str, ...]) -> str:
     """The text that can't change any more: without an unfinished character or a possible start of a stop string."""
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(spelled)
     met = [at for at in (text.find(stop) for stop in stops) if at >= 0]

@@ -1,0 +1,254 @@
+"""What requests look like: every field that is known, and no other.
+
+A field that OpenAI's protocol has and we can't honour is here too, with the values that ask for nothing (`only`):
+clients send them, and any other value is refused by name. `Label` fields say who asks and by definition change nothing.
+Decoding options come from their table.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+
+from unmask.decode.options import OPTIONS, check
+
+SEED = Field(default=0, ge=-(2**63), lt=2**63, description="of all noise: the same request and seed give the same text")
+Count = Annotated[int, Field(ge=1, le=1 << 31)]
+Stops = str | list[str]
+Tokens = list[Annotated[int, Field(ge=0, lt=1 << 31)]]
+Label = Annotated[str | None, Field(max_length=512)]
+
+
+def only(*values: Any) -> Any:
+    """The type of a field that may be left out, or say one of these."""
+
+    def fits(value: Any) -> Any:
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values):
+            said = " or ".join(repr(one) for one in values)
+            raise ValueError(f"is not supported; leave it out, or say {said}")
+        return value
+
+    return Annotated[
+        Any, AfterValidator(_unless_none(fits)), Field(default=None, json_schema_extra={"enum": [*values, None]})
+    ]
+
+
+def _unless_none(fits: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else fits(value)
+
+
+class Body(BaseModel):
+    """What all requests have in common."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class _Diffusion(Body):
+    """How a request is written, and whether drafts are told while it is."""
+
+    stream: bool = Field(default=False, description="tell drafts in chunks of their own, in a field `diffusion`")
+    deadline_s: float | None = Field(default=None, gt=0, description="give up after so many seconds")
+    decoder: str | None = Field(default=None, max_length=200, description='a preset, or "window x policy + policy"')
+
+
+def _option(name: str) -> Any:
+    option = OPTIONS[name]
+    kind: Any = Literal[option.names] if option.names else option.kind
+    checked = AfterValidator(_unless_none(partial(check, name)))
+    return Annotated[kind | None, checked, Field(default=None, description=f"{option.help} ({option.values})")]
+
+
+_options: dict[str, Any] = {name: (_option(name), None) for name in OPTIONS}
+Diffusion: type[_Diffusion] = create_model("Diffusion", __base__=_Diffusion, __doc__=_Diffusion.__doc__, **_options)
+
+
+class Asked(Body):
+    """What all requests that use the model have."""
+
+    model: str | None = Field(
+        default=None, max_length=512, description="as /v1/models calls it; the one that is served"
+    )
+    user: Label = None
+    metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    safety_identifier: Label = None
+    prompt_cache_key: Label = None
+
+
+class Writing(Asked):
+    """What all requests that write have."""
+
+    seed: int | None = SEED
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    diffusion: Diffusion | None = None  # type: ignore[valid-type]
+
+
+class StreamOptions(Body):
+    """What a stream tells besides text."""
+
+    include_usage: bool | None = None
+    include_obfuscation: only(False) = None  # type: ignore[valid-type]
+
+
+class Streaming(Writing):
+    """What requests have that can be streamed."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stop: Stops | None = None
+    n: int | None = Field(default=None, ge=1)
+    frequency_penalty: only(0) = None  # type: ignore[valid-type]
+    presence_penalty: only(0) = None  # type: ignore[valid-type]
+    logit_bias: only({}) = None  # type: ignore[valid-type]
+    service_tier: only("auto", "default") = None  # type: ignore[valid-type]
+
+
+class Part(Body):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Body):
+    """A turn of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[Part], Field(min_length=1)]
+
+
+class ResponseFormat(Body):
+    """What form an answer must have."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, Any] | None = None
+
+
+class Eos(Body):
+    """How a text ends."""
+
+    eos: Literal["stop", "keep", "forbid"] = Field(
+        default="stop",
+        description="stop: an end of text ends it; keep: write on behind it; forbid: the length is exact",
+    )
+    min_tokens: Count | None = Field(default=None, description="an end of text comes behind so many tokens")
+    pins: dict[str, str] | None = Field(default=None, description="position in the completion: text that stands there")
+
+
+class Chat(Streaming, Eos):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    store: only(False) = None  # type: ignore[valid-type]
+    modalities: only(["text"]) = None  # type: ignore[valid-type]
+
+
+class Completion(Streaming, Eos):
+    """POST /v1/completions; with a suffix, both sides are seen."""
+
+    prompt: str | Tokens | list[str] | list[Tokens]
+    suffix: str | None = None
+    max_tokens: Count | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=5)
+    echo: only(False) = None  # type: ignore[valid-type]
+    best_of: only(1) = None  # type: ignore[valid-type]
+    response_format: ResponseFormat | None = None
+
+
+class Fim(Streaming):
+    """POST /v1/fim/completions."""
+
+    prompt: str
+    suffix: str | None = None
+    max_tokens: Count | None = None
+    repetition_penalty: only(1) = None  # type: ignore[valid-type]
+
+
+class Apply(Asked):
+    """POST /v1/apply/completions: one message with tagged sections."""
+
+    messages: list[Message] = Field(min_length=1, max_length=1)
+    stream: only(False) = None  # type: ignore[valid-type]
+
+
+class Edit(Writing):
+    """POST /v1/edit/completions: one message with tagged sections."""
+
+    messages: list[Message] = Field(min_length=1, max_length=1)
+    max_tokens: Count | None = None
+    stream: only(False) = None  # type: ignore[valid-type]
+
+
+class Mask(Body):
+    """A hole of a length between two numbers of tokens."""
+
+    min: Count
+    max: Count
+    name: str | None = Field(default=None, max_length=64)
+
+
+class Segment(Body):
+    """A piece of an infill: `text`, or `mask`, which a regex or a schema may bind."""
+
+    text: str | None = None
+    mask: Mask | None = None
+    regex: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class Infill(Writing):
+    """POST /v1/infill."""
+
+    segments: list[Segment] = Field(min_length=1)
+    n: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+
+
+class Refine(Writing):
+    """POST /v1/refine: spans of a text are written anew, everything else stays byte for byte."""
+
+    text: str
+    spans: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
+        default=None, min_length=1, description="[start, end) in code points; all of the text by default"
+    )
+    strength: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of a span's tokens that is written anew; the others are where it starts",
+    )
+    length: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="tokens for each span, or [least, most]; as many as it has now by default"
+    )
+    logprobs: bool | None = None
+
+
+class Score(Asked):
+    """POST /v1/score: an estimate of -log p."""
+
+    text: str | Tokens
+    given: str | Tokens | None = None
+    estimator: str | None = Field(default=None, max_length=64)
+    samples: int = Field(default=128, ge=1)
+    seed: int | None = SEED
+
+
+class Tokenize(Asked):
+    """POST /tokenize."""
+
+    prompt: str
+
+
+class Detokenize(Asked):
+    """POST /detokenize."""
+
+    tokens: Tokens

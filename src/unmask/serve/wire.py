@@ -1,0 +1,158 @@
+"""Outputs in OpenAI's shapes: choices, log-probabilities, usage; what only a diffusion model has in further fields.
+
+A log-probability is that of a token at the step that wrote it, given what the model saw then; `step` says which step.
+"""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unmask.decode.trace import Change
+from unmask.lm.results import Output
+from unmask.lm.rows import Ask
+from unmask.serve.job import Done
+from unmask.text.tokenizer import Tokenizer
+
+LEAST = -9999.0
+"""Stands for a log-probability of minus infinity, which JSON can't say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What an answer of one endpoint is called, and where its text goes.
+
+    Args:
+        prefix: of ids.
+        name, chunk: what a whole answer and a piece of a stream are called.
+        chat: whether text stands in a message.
+    """
+
+    prefix: str
+    name: str
+    chunk: str
+    chat: bool = False
+
+
+CHAT = Form("chatcmpl", "chat.completion", "chat.completion.chunk", chat=True)
+TEXT = Form("cmpl", "text_completion", "text_completion")
+EDIT = Form("edit", "edit.completion", "edit.completion.chunk", chat=True)
+APPLY = Form("apply", "apply.completion", "apply.completion.chunk", chat=True)
+INFILL = Form("infill", "infill.completion", "infill.completion.chunk")
+REFINE = Form("refine", "refine.completion", "refine.completion.chunk")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What all pieces of one answer have in common."""
+
+    form: Form
+    model: str
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", f"{self.form.prefix}-{secrets.token_hex(12)}")
+
+    def around(self, choices: list[dict[str, Any]], *, chunk: bool = False, **more: Any) -> dict[str, Any]:
+        """Choices as an answer, or as a piece of a stream."""
+        name = self.form.chunk if chunk else self.form.name
+        return {"id": self.id, "object": name, "created": self.created, "model": self.model, "choices": choices, **more}
+
+    def choice(
+        self, index: int, text: str, finish_reason: str | None, logprobs: Any = None, *, chunk: bool = False
+    ) -> dict[str, Any]:
+        """One text, or a piece of it."""
+        if not self.form.chat:
+            place: dict[str, Any] = {"text": text}
+        elif chunk:
+            place = {"delta": {"content": text} if text else {}}
+        else:
+            place = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        return {"index": index, **place, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def usage(ask: Ask, done: Done) -> dict[str, Any]:
+    """What an answer cost: tokens that were given, tokens that are given back, forwards of the network."""
+    prompts = [rows[0] for rows, draw in zip(ask.texts, ask.draws, strict=True) if draw == 0]
+    given = sum(len(row.tokens) - sum(gap.stop - gap.start for gap in row.gaps) for row in prompts)
+    written = sum(len(output.tokens) for output in done.outputs)
+    forwards = sum(output.stats.forwards for output in done.outputs)
+    return {
+        "prompt_tokens": given,
+        "completion_tokens": written,
+        "total_tokens": given + written,
+        "prompt_tokens_details": {"cached_tokens": min(done.reused, given)},
+        "forwards": forwards,
+        "tokens_per_forward": round(written / forwards, 4) if forwards else 0.0,
+        "edits": sum(output.stats.edits for output in done.outputs),
+    }
+
+
+def logprobs(
+    form: Form,
+    tokenizer: Tokenizer | None,
+    tokens: Sequence[int],
+    changes: Sequence[Change | None],
+    top: int,
+    at: int = 0,
+) -> dict[str, Any]:
+    """Log-probabilities of tokens.
+
+    Args:
+        form: whose shape.
+        tokenizer: spells them.
+        tokens, changes: ids and what wrote them.
+        top: 1 for the best token beside the one that was taken, else 0.
+        at: code points of the text before these tokens.
+    """
+    spelled = [(_text(tokenizer, token), _bytes(tokenizer, token)) for token in tokens]
+    steps = [None if change is None else change.step for change in changes]
+    values = [_number(0.0 if change is None else change.log_prob) for change in changes]
+    best = [
+        None if change is None else (_text(tokenizer, change.best), _bytes(tokenizer, change.best), _number(change.top))
+        for change in changes
+    ]
+    if form.chat:
+        entries = zip(spelled, values, steps, best, strict=True)
+        content = [
+            {
+                "token": text,
+                "logprob": value,
+                "bytes": data,
+                "step": step,
+                "top_logprobs": [{"token": one[0], "bytes": one[1], "logprob": one[2]}] if top and one else [],
+            }
+            for (text, data), value, step, one in entries
+        ]
+        return {"content": content, "refusal": None}
+    offsets = []
+    for text, _ in spelled:
+        offsets.append(at)
+        at += len(text)
+    return {
+        "tokens": [text for text, _ in spelled],
+        "token_logprobs": values,
+        "top_logprobs": [{one[0]: one[2]} if one else {} for one in best] if top else None,
+        "text_offset": offsets,
+        "steps": steps,
+    }
+
+
+def of_output(form: Form, tokenizer: Tokenizer | None, output: Output, top: int) -> dict[str, Any]:
+    """Log-probabilities of a whole text."""
+    return logprobs(form, tokenizer, output.tokens, output.changes, top)
+
+
+def _text(tokenizer: Tokenizer | None, token: int) -> str:
+    return f"token_id:{token}" if tokenizer is None else tokenizer.decode([token])
+
+
+def _bytes(tokenizer: Tokenizer | None, token: int) -> list[int] | None:
+    return None if tokenizer is None else list(tokenizer.decode([token]).encode())
+
+
+def _number(value: float) -> float:
+    return max(LEAST, value)

@@ -1,0 +1,268 @@
+"""What answers say: the text is that of the same call in Python, and all that is told of it is so."""
+
+import math
+import re
+
+import pytest
+from serving import serving, toy
+
+from unmask.lm.model import LanguageModel
+
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "def add("}]
+SHARP = {"temperature": 1.0, "seed": 7}
+
+
+class TestTexts:
+    def test_a_chat(self, toy):
+        said = toy.post("/v1/chat/completions", model="toy", messages=CHAT, max_tokens=12, **SHARP).json()
+        out = toy.lm.generate(CHAT, chat=True, length=12, **SHARP)
+        (choice,) = said["choices"]
+        assert choice["message"]["content"] == out.completion
+        assert choice["message"]["role"] == "assistant"
+        assert choice["finish_reason"] == out.finish_reason
+        assert (said["object"], said["model"]) == ("chat.completion", "toy")
+        assert said["id"].startswith("chatcmpl-")
+
+    def test_parts_and_the_developers_role(self, toy):
+        parts = [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "def "}, {"type": "text", "text": "add("}]},
+        ]
+        texts = [
+            toy.post("/v1/chat/completions", messages=m, max_completion_tokens=9).json()["choices"]
+            for m in (CHAT, parts)
+        ]
+        assert texts[0] == texts[1]
+
+    def test_completions_of_many_prompts(self, toy):
+        said = toy.post("/v1/completions", prompt=["a", "def"], n=2, max_tokens=8, **SHARP).json()
+        outs = toy.lm.generate(["a", "def"], n=2, length=8, **SHARP)
+        assert [c["text"] for c in said["choices"]] == [o.completion for o in outs]
+        assert [c["index"] for c in said["choices"]] == [0, 1, 2, 3]
+
+    def test_ids_as_prompt(self, toy):
+        ids = toy.post("/tokenize", prompt="def").json()["tokens"]
+        said = toy.post("/v1/completions", prompt=ids, max_tokens=5).json()
+        assert said["choices"][0]["text"] == toy.lm.generate(ids, length=5).completion
+        assert toy.post("/detokenize", tokens=ids).json() == {"prompt": "def"}
+
+    @pytest.mark.parametrize("path", ["/v1/completions", "/v1/fim/completions"])
+    def test_a_suffix_is_seen(self, toy, path):
+        said = toy.post(path, prompt="def f():\n", suffix="\n    return a", max_tokens=6).json()
+        assert said["choices"][0]["text"] == toy.lm.infill("def f():\n", "\n    return a", length=(1, 6)).completion
+        other = toy.post(path, prompt="def f():\n", suffix="import os", max_tokens=6).json()
+        assert other["choices"][0]["text"] != said["choices"][0]["text"]
+
+    def test_stop_cuts_a_fill(self, toy):
+        whole = toy.post("/v1/completions", prompt="a", suffix="b", max_tokens=6).json()["choices"][0]["text"]
+        cut = toy.post("/v1/completions", prompt="a", suffix="b", max_tokens=6, stop=whole[1:3]).json()
+        assert whole[1:3] not in cut["choices"][0]["text"]
+
+    def test_fim_without_a_suffix_goes_on(self, toy):
+        said = toy.post("/v1/fim/completions", prompt="def f", max_tokens=6).json()
+        assert said["choices"][0]["text"] == toy.lm.generate("def f", length=6).completion
+
+    def test_how_a_text_ends(self, toy):
+        exact = toy.post("/v1/completions", prompt="a", max_tokens=9, eos="forbid", **SHARP).json()
+        assert exact["usage"]["completion_tokens"] == 9
+        assert exact["choices"][0]["finish_reason"] == "length"
+        pinned = toy.post("/v1/completions", prompt="a", max_tokens=9, pins={"3": "return"}, eos="forbid").json()
+        assert "return" in pinned["choices"][0]["text"]
+        for least in (2, 7):
+            said = toy.post("/v1/completions", prompt="a", max_tokens=9, min_tokens=least, n=8, temperature=3.0).json()
+            outs = toy.lm.generate("a", length=(least, 9), n=8, temperature=3.0)
+            assert [c["text"] for c in said["choices"]] == [o.completion for o in outs]
+
+    def test_stop_strings(self, toy):
+        whole = toy.post("/v1/completions", prompt="a", max_tokens=20, eos="forbid", **SHARP).json()["choices"][0][
+            "text"
+        ]
+        stop = whole[5:7]
+        said = toy.post("/v1/completions", prompt="a", max_tokens=20, eos="forbid", stop=["?!#", stop], **SHARP).json()
+        assert said["choices"][0]["text"] == whole[: whole.index(stop)]
+        assert said["choices"][0]["finish_reason"] == "stop"
+
+    def test_decoding_options(self, toy):
+        options = {"decoder": "whole x quota", "steps": 3, "rank": "margin"}
+        said = toy.post("/v1/completions", prompt="a", max_tokens=12, diffusion=options).json()
+        out = toy.lm.generate("a", length=12, **options)
+        assert said["choices"][0]["text"] == out.completion
+        assert said["usage"]["forwards"] == out.stats.forwards == 3
+
+    def test_what_every_client_sends_and_means_nothing(self, toy):
+        nothing = {
+            "frequency_penalty": 0,
+            "presence_penalty": 0.0,
+            "logit_bias": {},
+            "user": "u",
+            "metadata": {"a": "b"},
+            "service_tier": "auto",
+            "n": 1,
+            "stream": False,
+            "response_format": {"type": "text"},
+        }
+        assert toy.post(
+            "/v1/chat/completions", messages=CHAT, max_tokens=2, tools=[], store=False, **nothing
+        ).is_success
+
+
+class TestHoles:
+    def test_infill(self, toy):
+        segments = [
+            {"text": "Dear "},
+            {"mask": {"min": 1, "max": 3, "name": "who"}},
+            {"text": ", your parcel "},
+            {"mask": {"min": 4, "max": 4}},
+            {"text": " today."},
+        ]
+        said = toy.post("/v1/infill", segments=segments, seed=2, logprobs=True).json()
+        out = toy.lm.fill("Dear {{who:1-3}}, your parcel {{:4}} today.", seed=2)
+        (choice,) = said["choices"]
+        assert choice["text"] == out.text
+        assert [(h["name"], h["text"]) for h in choice["holes"]] == out.holes
+        assert choice["logprobs"]["token_logprobs"] == out.logprobs
+        assert len(toy.post("/v1/infill", segments=segments, n=3).json()["choices"]) == 3
+
+    def test_refine_keeps_the_rest(self, toy):
+        text = "It was a fine morning — 🙂."
+        said = toy.post("/v1/refine", text=text, spans=[[9, 13]], seed=1).json()["choices"][0]
+        assert said["text"] == toy.lm.refine(text, spans=[(9, 13)], seed=1).text
+        assert said["text"].startswith("It was a ")
+        assert said["text"].endswith(" morning — 🙂.")
+
+    def test_refine_with_a_warm_start(self, toy):
+        text = "It was a fine morning."
+        said = toy.post("/v1/refine", text=text, strength=0.3, seed=1).json()["choices"][0]
+        assert said["text"] == toy.lm.refine(text, spans=[(0, len(text))], strength=0.3, seed=1).text
+        longer = toy.post("/v1/refine", text=text, spans=[[9, 13]], length=[2, 5]).json()["choices"][0]
+        assert longer["text"] == toy.lm.refine(text, spans=[(9, 13)], length=(2, 5)).text
+
+    def test_an_edit(self, toy):
+        file = "def f(r):\n<|code_to_edit|>    a = <|cursor|>1\n<|/code_to_edit|>    return a\n"
+        content = f"<|current_file_content|>{file}<|/current_file_content|>"
+        ask = {"messages": [{"role": "user", "content": content}], "max_tokens": 4}
+        said = toy.post("/v1/edit/completions", **ask).json()
+        assert said["object"] == "edit.completion"
+        out = toy.lm.infill("def f(r):\n    a = ", "    return a\n", length=(1, 4))
+        assert said["choices"][0]["message"]["content"] == "    a = " + out.completion
+        history = "<|edit_diff_history|>-a\n+b<|/edit_diff_history|>"
+        other = toy.post(
+            "/v1/edit/completions", **{**ask, "messages": [{"role": "user", "content": history + content}]}
+        )
+        assert other.json()["usage"]["prompt_tokens"] > said["usage"]["prompt_tokens"]
+
+    def test_an_apply(self, toy):
+        original = "import os\n\ndef a():\n    return 1\n\ndef b():\n    return 2\n\nprint(a())\n"
+
+        def applied(update):
+            content = (
+                f"<|original_code|>{original}<|/original_code|>\n<|update_snippet|>\n{update}\n<|/update_snippet|>"
+            )
+            return toy.post("/v1/apply/completions", messages=[{"role": "user", "content": content}])
+
+        dots = "# ... existing code ..."
+        said = applied(f"{dots}\n\ndef b():\n    x = 3\n    return x\n\n{dots}").json()
+        assert said["choices"][0]["message"]["content"] == original.replace("return 2", "x = 3\n    return x")
+        assert (said["object"], said["usage"]["forwards"]) == ("apply.completion", 0)
+        said = applied(f"import os\nimport sys\n{dots}\nprint(a())\nprint(b())\n").json()
+        text = original.replace("import os\n", "import os\nimport sys\n") + "print(b())\n"
+        assert said["choices"][0]["message"]["content"] == text
+        assert applied("all of it\n").json()["choices"][0]["message"]["content"] == "\nall of it\n\n"
+        lost = applied(f"{dots}\nwhile quartz:\n{dots}")
+        assert (lost.status_code, lost.json()["error"]["param"]) == (400, "messages[0].content")
+
+
+class TestAccount:
+    def test_usage(self, toy):
+        said = toy.post("/v1/completions", prompt="def add(", max_tokens=12, n=2, **SHARP).json()["usage"]
+        outs = toy.lm.generate("def add(", length=12, n=2, **SHARP)
+        start = len(toy.lm.reader.start)
+        assert said["prompt_tokens"] == start + len(toy.lm.tokenizer.encode("def add("))
+        assert said["completion_tokens"] == sum(len(o.tokens) for o in outs)
+        assert said["total_tokens"] == said["prompt_tokens"] + said["completion_tokens"]
+        assert said["forwards"] == sum(o.stats.forwards for o in outs)
+        assert said["tokens_per_forward"] == pytest.approx(said["completion_tokens"] / said["forwards"], abs=1e-4)
+        assert said["edits"] == sum(o.stats.edits for o in outs)
+
+    def test_edits_are_counted(self, toy):
+        options = {"decoder": "whole x ancestral + remask", "steps": 12, "eta": 0.9}
+        said = toy.post("/v1/completions", prompt="a", max_tokens=12, diffusion=options).json()["usage"]
+        assert said["edits"] == toy.lm.generate("a", length=12, **options).stats.edits > 0
+
+    def test_cached_tokens(self, serving, block_lm):
+        served = serving(block_lm)
+        ask = {
+            "prompt": "def add(a, b):\n    return a + b\n" * 3,
+            "max_tokens": 4,
+            "diffusion": {"decoder": "block x threshold"},
+        }
+        first, again = (served.post("/v1/completions", **ask).json() for _ in range(2))
+        cached = [said["usage"]["prompt_tokens_details"]["cached_tokens"] for said in (first, again)]
+        assert cached[0] == 0 < cached[1] <= again["usage"]["prompt_tokens"]
+        assert first["choices"] == again["choices"]
+
+    def test_log_probabilities_of_a_chat(self, toy):
+        said = toy.post(
+            "/v1/chat/completions", messages=CHAT, max_tokens=12, logprobs=True, top_logprobs=1, **SHARP
+        ).json()["choices"][0]
+        out = toy.lm.generate(CHAT, chat=True, length=12, **SHARP)
+        content = said["logprobs"]["content"]
+        assert [e["logprob"] for e in content] == out.logprobs
+        assert [e["step"] for e in content] == [c.step for c in out.changes]
+        assert [e["token"] for e in content] == [toy.lm.tokenizer.decode([t]) for t in out.tokens]
+        assert all(e["top_logprobs"][0]["logprob"] >= e["logprob"] for e in content)
+        assert len({e["step"] for e in content}) > 1
+
+    def test_log_probabilities_of_a_completion(self, toy):
+        said = toy.post("/v1/completions", prompt="a", max_tokens=12, logprobs=1, **SHARP).json()["choices"][0]
+        out, told = toy.lm.generate("a", length=12, **SHARP), said["logprobs"]
+        assert told["token_logprobs"] == out.logprobs
+        assert told["steps"] == [c.step for c in out.changes]
+        assert told["text_offset"][0] == 0
+        assert len(told["tokens"]) == len(told["text_offset"]) == len(told["top_logprobs"]) == len(out.tokens)
+
+    def test_a_log_probability_is_that_of_the_step(self, toy):
+        """One token at a time at temperature 0: the network is asked again for what it saw."""
+        options = {"decoder": "whole x quota", "steps": 4}
+        said = toy.post("/v1/completions", prompt="def", max_tokens=4, eos="keep", logprobs=0, diffusion=options).json()
+        told, ids = said["choices"][0]["logprobs"], toy.lm.generate("def", length=4, eos="keep", **options).tokens
+        vocab = toy.lm.model.vocab
+        given = [*toy.lm.reader.start, *toy.lm.tokenizer.encode("def")]
+        for at, (step, value) in enumerate(zip(told["steps"], told["token_logprobs"], strict=True)):
+            seen = [t if s < step else vocab.mask for t, s in zip(ids, told["steps"], strict=True)]
+            logits = toy.lm.logits([[*given, *seen]])[0, len(given) + at].double()
+            logits[[vocab.mask, *({vocab.bos, vocab.pad} - {None})]] = -math.inf
+            assert float(logits.log_softmax(-1)[ids[at]]) == pytest.approx(value, abs=1e-4)
+
+    def test_a_score(self, toy):
+        said = toy.post("/v1/score", text="def add(a", given="import os\n", samples=8, seed=3).json()
+        s = toy.lm.score("def add(a", given="import os\n", samples=8, seed=3)
+        assert (said["nats"], said["stderr"], said["tokens"]) == (s.nats, s.stderr, s.tokens)
+        assert said["bits_per_byte"] == s.bits_per_byte
+        assert said["bound"] is True
+
+    def test_a_model_without_a_tokenizer_speaks_ids(self, serving, lm):
+        silent = LanguageModel(lm.model, name="silent")
+        served = serving(silent)
+        said = served.post("/v1/completions", prompt=[2, 9, 8], max_tokens=6, logprobs=0).json()["choices"][0]
+        assert said["token_ids"] == silent.generate([2, 9, 8], length=6).tokens
+        assert served.post("/v1/completions", prompt="x").json()["error"]["param"] == "prompt"
+        assert served.post("/v1/completions", prompt=[9], stream=True).json()["error"]["param"] == "stream"
+        for path, body in (("/v1/chat/completions", {"messages": CHAT}), ("/tokenize", {"prompt": "x"})):
+            assert served.post(path, **body).status_code == 400
+
+    def test_models(self, toy):
+        (card,) = toy.client.get("/v1/models").json()["data"]
+        assert card["id"] == "toy"
+        assert card["max_model_len"] == toy.lm.model.max_length
+        assert card["capabilities"]["fim"]
+        assert toy.client.get("/v1/models/toy").json() == card
+        assert toy.client.get("/v1/models/none").status_code == 404
+
+    def test_answers_are_the_same_again(self, toy):
+        ask = {"prompt": "a", "max_tokens": 12, "temperature": 1.0}
+        texts = [toy.post("/v1/completions", seed=seed, **ask).json()["choices"] for seed in (1, 1, 2)]
+        assert texts[0] == texts[1] != texts[2]
+        ids = [toy.post("/v1/completions", **ask).json()["id"] for _ in range(2)]
+        assert ids[0] != ids[1]
+        assert all(re.fullmatch(r"cmpl-[0-9a-f]{24}", id) for id in ids)
