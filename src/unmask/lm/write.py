@@ -79,7 +79,7 @@ class Writing:
         decoder = next(iter(self._decoders.values()))
         block = getattr(decoder.window, "block", None) or self._model.traits.unit
         longest = min(max(len(row.tokens) for row in self.layouts) + block, self._model.max_length)
-        longest += decoder.spare(self._model.traits)
+        longest += decoder.spare(longest, self._model.traits)
         return pages_for(longest) * PAGE * (2 if decoder.guidance else 1)
 
     @property
