@@ -32,6 +32,7 @@ def plan_of(states, left=0, steps=1, standing=None):
         last=at * 0 - 1,
         source=at,
         turn=one[:, None].expand_as(at),
+        level=(left + 1) / steps * torch.ones_like(at).double(),
         t=(left + 1) / steps * one.double(),
         s=left / steps * one.double(),
         steps=steps * one,
@@ -41,6 +42,7 @@ def plan_of(states, left=0, steps=1, standing=None):
         seed=one,
         idle=one * 0,
         end=one * n,
+        among=one * 0,
     )
 
 

@@ -212,10 +212,9 @@ AR_ROWS = [
 @pytest.mark.parametrize("block", [1, 3, 8])
 def test_what_is_verified_is_what_token_by_token_writing_gives(traits, temperature, stop, block):
     model, seeds = network(traits, seed=4, sharp=3.0), [1, 2, 3]
-    slow, told = write(model, AR_ROWS, "ar", temperature=temperature, stop=stop, seeds=seeds)
-    fast, traces = write(
-        model, AR_ROWS, "self-speculative", block=block, temperature=temperature, stop=stop, seeds=seeds
-    )
+    same = {"temperature": temperature, "stop": stop, "seeds": seeds, "t_max": 1.5, "t_min": 0.5}
+    slow, told = write(model, AR_ROWS, "ar", **same)
+    fast, traces = write(model, AR_ROWS, "self-speculative", block=block, **same)
     assert torch.equal(fast.state, slow.state)
     assert torch.equal(fast.tokens.where(fast.state < 3, 0), slow.tokens.where(slow.state < 3, 0))
     for row in range(3):
@@ -223,6 +222,30 @@ def test_what_is_verified_is_what_token_by_token_writing_gives(traits, temperatu
             (c.step, c.position, c.token, c.kind) for c in told[row]
         ]
         assert [c.log_prob for c in traces[row]] == pytest.approx([c.log_prob for c in told[row]], abs=1e-6)
+
+
+def test_nothing_is_told_of_what_a_draft_has_behind_an_end_of_text():
+    model, ended = network(seed=4, sharp=2.0), 0
+    for seed in range(12):
+        rows, same = [open_tail([5], 40)], {"temperature": 1.5, "stop": True, "seeds": [seed]}
+        slow, told = write(model, rows, "ar", **same)
+        fast, traces = write(model, rows, "self-speculative", block=16, **same)
+        assert [(c.position, c.token) for c in traces[0]] == [(c.position, c.token) for c in told[0]]
+        assert torch.equal(fast.tokens, slow.tokens)
+        ended += bool((slow.state == 3).any())
+    assert ended
+
+
+@pytest.mark.parametrize("decoder", ["ar", "self-speculative"])
+def test_a_first_token_is_spoken_of_by_its_own_mask(decoder):
+    model = network(Traits(sees="all", speaks="next", reads=(1,)), seed=4, sharp=3.0)
+    canvas, _ = write(model, [open_tail([], 6)], decoder)
+    text = [MASK]
+    for _ in range(6):
+        logits = model(torch.tensor([text]), attend=Attend(kind="causal"))[0, -1]
+        logits[MASK] = -torch.inf
+        text = text * (text != [MASK]) + [int(logits.argmax())]
+    assert canvas.tokens[0].tolist() == text
 
 
 def test_a_draft_that_is_right_saves_forwards():
@@ -250,6 +273,10 @@ CHAINS = [
     ("block x quota", {"rank": "random"}),
     ("block x factor", {"factor": 0.7, "temperature": 0.5}),
     ("block x ancestral", {"temperature": 1.0}),
+    ("whole x quota", {"rank": "position", "t_max": 2.0, "t_min": 0.25}),
+    ("block x ancestral", {"temperature": 1.0, "t_max": 0.25, "t_min": 2.0}),
+    ("whole x quota", {"top_k": 1, "steps": 6}),  # all that is offered is equally sure
+    ("block x quota", {"top_k": 1}),
 ]
 
 
@@ -299,6 +326,7 @@ def test_an_end_of_text_ends_guesses_too(decoder):
     ("decoder", "options", "says"),
     [
         ("whole x threshold + edit", {"lookahead": 2}, "lookahead"),
+        ("whole x edit", {}, "nothing is written before it"),
         ("draft x threshold", {}, "only go with each other"),
         ("block x verify", {"block": 4}, "only go with each other"),
         ("vicinity x wino", {}, "whole or block"),

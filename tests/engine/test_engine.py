@@ -5,16 +5,18 @@ from itertools import islice
 
 import pytest
 import torch
-from crowd import KINDS, SIZE, alone, asked, drain, facts, small, take
+from crowd import KINDS, LENGTH, SIZE, alone, asked, drain, facts, small, take
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from unmask.base.errors import BadInput, RequestFailed, TooLong, Unsupported
+from unmask.base.vocab import Traits, Vocab
 from unmask.decode.decoder import build
 from unmask.decode.session import Session
 from unmask.engine.engine import Engine
 from unmask.engine.request import Request
+from unmask.models.backbone import Shape, Transformer
 from unmask.text.layout import Fixed, Gap, lay
 
 
@@ -133,6 +135,52 @@ def test_too_few_pages_cost_time_and_nothing_else():
         tokens, last = found[id]
         same(last, tokens, number)
     assert engine.stats.preempted > 0
+
+
+def test_what_ranks_alike_is_chosen_alike_whether_others_have_read_the_prompt_or_not():
+    """Under top_k=1 all offers are equally sure, so the choice among them must not look at what is fed."""
+    given = tuple(random.Random(0).choices(range(3, SIZE), k=48))
+    model, found = small(), []
+    for seed in range(4):
+        options = {"top_k": 1, "temperature": 1.0, "steps": 5, "internal": {"forbidden": (2,)}}
+        decoder = build("block x quota", traits=model.traits, vocab=model.vocab, block=16, **options)
+        request = Request(layout=lay([Fixed(ids=given, text=None), Gap(length=20)]), decoder=decoder, seed=seed)
+        engine = Engine(model)
+        found = [facts(drain_one(engine, request)) for _ in range(2)]
+        assert engine.stats.reused == 48
+        (in_parts,) = [facts(drain_one(Engine(model, positions=20), request))]
+        assert found[0] == found[1]
+        assert found[0][:-2] == in_parts[:-2]
+        assert found[0][-1] == in_parts[-1]
+
+
+@pytest.mark.parametrize("positions", [1, 2, 5])
+@pytest.mark.parametrize("name", ["block x threshold", "self-speculative", "many x quota"])
+def test_what_is_fed_once_more_is_not_taken_for_text_to_be_read(positions, name):
+    """A model that speaks of the next token reads the one before a block in each forward."""
+    shape = Shape(vocab_size=SIZE, width=32, depth=1, heads=4, hidden=64, max_length=64, qk_norm=True)
+    vocab = Vocab(size=SIZE, mask=0, eos=1)
+    model = Transformer(shape, vocab, Traits(sees="all", speaks="next", reads=(1, 4)), seed=3).eval()
+    decoder = build(name, traits=model.traits, vocab=vocab, block=4)
+    requests = [
+        Request(layout=lay([Fixed(ids=tuple(range(5, 5 + size)), text=None), Gap(length=12)]), decoder=decoder)
+        for size in (1, 4, 21)
+    ]
+    engine = Engine(model, rows=2, positions=positions)
+    ids = [engine.add(request) for request in requests]
+    found = drain(engine)
+    for id, request in zip(ids, requests, strict=True):
+        session = Session(model, [request.layout], decoder, [request.seed])
+        list(session.run())
+        assert found[id][1].result.gaps == session.results()[0].gaps
+
+
+def test_an_engine_of_one_row_has_room_for_any_row():
+    """Shadows and a guided half need more pages than the text alone."""
+    for options in ({"block": 16}, {"block": 16, "guidance": 0.5}):
+        decoder = build("self-speculative", traits=small().traits, vocab=small().vocab, **options)
+        request = Request(layout=lay([Fixed(ids=(5, 6), text=None), Gap(length=LENGTH - 2)]), decoder=decoder)
+        assert drain_one(Engine(small(), rows=1), request).left == 0
 
 
 def test_the_oldest_is_not_held_up():

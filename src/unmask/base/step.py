@@ -46,6 +46,7 @@ class Plan:
         last: (R, T) the token that the model held for the best one at the last look; -1 where there was none.
         source: (R, T) which of the W speaks of each target.
         turn: (R, T) what counts the noise of each target: the steps that the row had taken before the one that decides.
+        level: (R, T) float64 noise level of each target at the step that decides about it.
         t, s: (R,) float64 noise level now and after this step, 1 noise, 0 clean.
         steps: (R,) of the region's budget in all, of which a forward takes one, or more where it is in a hurry.
         left: (R,) forwards that the budget has left after this one; negative once it is overdrawn.
@@ -54,6 +55,7 @@ class Plan:
         seed: (R,) key of the row's noise.
         idle: (R,) forwards that the region has had with nothing OPEN in it.
         end: (R,) end of the region (exclusive) that is sealed once it has no OPEN position.
+        among: (R,) the first of the places that equal scores are ranked among; the last is the last one that is fed.
     """
 
     rows: Tensor
@@ -68,6 +70,7 @@ class Plan:
     last: Tensor
     source: Tensor
     turn: Tensor
+    level: Tensor
     t: Tensor
     s: Tensor
     steps: Tensor
@@ -77,6 +80,7 @@ class Plan:
     seed: Tensor
     idle: Tensor
     end: Tensor
+    among: Tensor
 
     def take(self, index: Tensor) -> Self:
         """The plan of some of its rows (an index into them)."""

@@ -52,6 +52,7 @@ def guess(plan: Plan, canvas: Canvas, policy: Policy, count: int, *, whole: bool
                 state=edit.state.masked_fill(~there[:, None], State.ABSENT),
                 standing=edit.tokens,
                 turn=now.turn + 1,
+                level=t[:, None].expand_as(now.level),
                 left=now.left - 1,
                 t=t,
                 s=s,
@@ -68,7 +69,7 @@ def guess(plan: Plan, canvas: Canvas, policy: Policy, count: int, *, whole: bool
     for i, grew in enumerate(new):
         own = torch.where(wanted >= 0, at[:, i, None] + wanted, plan.source)
         texts[i + 1] = replace(texts[i + 1], source=torch.where(grew, own, texts[i].source))
-    names = ("targets", "state", "standing", "last", "source", "turn")
+    names = ("targets", "state", "standing", "last", "source", "turn", "level")
     columns: dict[str, Any] = {n: torch.stack([getattr(x, n) for x in texts], dim=2).flatten(1) for n in names}
     return replace(lanes, **columns)
 

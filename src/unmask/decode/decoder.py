@@ -81,12 +81,12 @@ class Decoder:
         start = origin % block if block and isinstance(self.window, windows.Canvases) else 0
         return start + -(-(length - start) // block) * block if self.window.pads and block else length
 
-    def spare(self, traits: Traits) -> int:
-        """Slots of a cache behind the last position of a row that shadows may take."""
+    def spare(self, length: int, traits: Traits) -> int:
+        """Slots of a cache behind the last position of a row of `length` that shadows may take."""
         texts = self.lookahead + int(getattr(self.window, "shadows", False))
         own = WIDEST if isinstance(self.window, windows.Draft) else traits.unit
         block = getattr(self.window, "block", None) or own
-        return spare(texts, block + 1) if self.window.caches and texts else 0
+        return spare(texts, min(block + 1, length)) if self.window.caches and texts else 0
 
     def look(self, canvas: Canvas, traits: Traits, cache: Cache | None, rows: Tensor | None = None) -> Plan:
         """What the next forward of some rows (R,) looks at; None is all that are not done."""
@@ -215,6 +215,8 @@ def build(
 def _fits(decoder: Decoder, name: str, traits: Traits) -> None:
     """Raise Unsupported for parts that don't go together."""
     window, chain = decoder.window, decoder.policies
+    if isinstance(chain[0], policies.Replace):
+        raise Unsupported(f"edit replaces what another policy has written, and nothing is written before it in {name}")
     drafts = isinstance(window, windows.Draft)
     if drafts != any(isinstance(policy, policies.Verify) for policy in chain) or (drafts and len(chain) > 1):
         raise Unsupported(f"the window draft and the policy verify only go with each other, not {name}")

@@ -31,10 +31,10 @@ class Parts:
         """One row (R * G) for each part. What is fed is no business of policies, and stays as it is."""
         count = self.columns.shape[1]
         each = torch.arange(len(plan.rows), device=plan.rows.device).repeat_interleave(count)
-        same = ("rows", "positions", "steps", "took", "seed", "idle", "end")
+        same = ("rows", "positions", "slots", "steps", "took", "seed", "idle", "end", "among")
         rows: dict[str, Any] = {name: getattr(plan, name)[each] for name in same}
         own: dict[str, Any] = {name: getattr(self, name).flatten() for name in ("t", "s", "left", "due")}
-        names = ("targets", "state", "standing", "last", "turn")
+        names = ("targets", "state", "standing", "last", "turn", "level")
         columns: dict[str, Any] = {name: self._of(name, getattr(plan, name)) for name in names}
         return replace(plan, **rows, **own, **columns)
 

@@ -103,7 +103,7 @@ def propose(
     for rr, ii, logits in said(model, plan, features, asked, at_once=carries):
         rows, targets, standing = plan.rows[rr], plan.targets[rr, ii], plan.standing[rr, ii]
         if ratios:
-            offer["mass"][rr, ii] = _mass(logits, model, plan.t[rr].clamp(min=EARLIEST))
+            offer["mass"][rr, ii] = _mass(logits, model, plan.level[rr, ii].clamp(min=EARLIEST))
         temper(logits, model.vocab, sampling, plan, (rr, ii))
         if carries:
             cast(Carrier, model).carry(logits, cache=cast(Cache, cache), rows=rows, positions=targets)
@@ -153,7 +153,7 @@ def temper(logits: Tensor, vocab: Vocab, sampling: Sampling, plan: Plan, at: tup
     """Make logits (N, V) of rows and targets (N,), in place, those of the distribution that tokens are taken from."""
     r, i = at
     cool, warm = (column(knob, plan.rows[r])[:, 0] for knob in (sampling.t_min, sampling.t_max))
-    heat = cool + (warm - cool) * plan.t[r]
+    heat = cool + (warm - cool) * plan.level[r, i]
     if bool((heat != 1).any()):
         logits /= heat[:, None]
     _forbid(logits, vocab, sampling, plan.targets[r, i], plan.rows[r])

@@ -131,7 +131,8 @@ class Engine:
         if decoder.window.caches and self.room.cache is None:
             raise Unsupported("this network takes a time, so no keys and values are final; use the window 'whole'")
         if decoder.window.caches:
-            self.room.could_hold(canvas.tokens.shape[1], decoder.spare(model.traits), twice=bool(decoder.guidance))
+            length = canvas.tokens.shape[1]
+            self.room.could_hold(length, decoder.spare(length, model.traits), twice=bool(decoder.guidance))
         return canvas
 
     def reading(self, id: int) -> Reading | None:
@@ -214,7 +215,8 @@ class Engine:
         if caches and self._open(lives, plan):
             plan = self._plans(lives, cache)
         widths, blocks = (plan.positions >= 0).sum(1).tolist(), block_of(plan)
-        text = (plan.keep & (plan.positions < plan.targets[:, :1])).sum(1).tolist()
+        held = 0 if cache is None else cache.held[plan.rows, None]  # what is fed once more is no text to be read
+        text = (plan.keep & (plan.positions >= held) & (plan.positions < plan.targets[:, :1])).sum(1).tolist()
         unread = [count if block else 0 for count, block in zip(text, blocks, strict=True)]
         shares = share_out(widths, unread, [block or 1 for block in blocks], self.positions)
         reach = plan.slots.amax(1) + 1

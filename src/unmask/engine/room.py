@@ -64,7 +64,8 @@ class Room:
             self.cache = model.cache(rows if model.traits.carries else 2 * rows, self.length)
             return
         page_bytes = 2 * like.k[:, 0, 0].numel() * like.k.element_size() * PAGE
-        most = min(rows * pages_for(model.max_length), max(1, GIB // page_bytes))
+        one = 2 * pages_for(model.max_length + SPARE)  # a guided row with shadows behind it, where there is no other
+        most = min(max(rows * pages_for(model.max_length), one), max(1, GIB // page_bytes))
         num = most if positions is None else pages_for(positions)
         self.pool, self.num_pages = Pool(num + 1), num
         self.cache = Pages(like, rows=2 * rows, length=model.max_length + SPARE, num_pages=num + 1)

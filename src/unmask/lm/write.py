@@ -145,7 +145,8 @@ def _longest(model: Denoiser, asked: Sequence[Request]) -> int:
     """Positions of keys and values that any of the rows may need."""
     decoder = asked[0].decoder
     block = getattr(decoder.window, "block", None) or model.traits.unit
-    longest = min(max(len(one.layout.tokens) for one in asked) + block, model.max_length) + decoder.spare(model.traits)
+    longest = min(max(len(one.layout.tokens) for one in asked) + block, model.max_length)
+    longest += decoder.spare(longest, model.traits)
     return pages_for(longest) * PAGE * (2 if decoder.guidance else 1)
 
 

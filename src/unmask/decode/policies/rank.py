@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from unmask.base import seeds
+from unmask.base.attend import NOBODY
 from unmask.base.step import Plan, Proposal
 
 Rank = Literal["confidence", "margin", "entropy", "random", "position"]
@@ -53,22 +54,28 @@ def best(score: Tensor, plan: Plan, among: Tensor, count: Tensor, last: Tensor |
     order = score.argsort(dim=1, descending=True, stable=True)
     chosen = (order.argsort(dim=1) < count[:, None]) & among
     lowest = score.masked_fill(~chosen, torch.inf).amin(1, keepdim=True)
-    for r in (among & ~chosen & (score == lowest)).any(1).nonzero()[:, 0].tolist():
-        chosen[r] = _tied(score[r], plan.targets[r], plan.positions[r], int(count[r]))
+    tied = (among & ~chosen & (score == lowest)).any(1).nonzero()[:, 0].tolist()
+    stop = plan.positions.where(plan.positions == plan.slots, NOBODY).amax(1) + 1 if tied else plan.among
+    for r in tied:
+        chosen[r] = _tied(score[r], plan.targets[r] - plan.among[r], int(stop[r] - plan.among[r]), int(count[r]))
     return chosen
 
 
-def _tied(score: Tensor, targets: Tensor, positions: Tensor, count: int) -> Tensor:
-    """(T,) bool: the `count` best of a row in which some are equal: those that topk on a CPU takes of all that was fed.
+def _tied(score: Tensor, places: Tensor, size: int, count: int) -> Tensor:
+    """(T,) bool: the `count` best of a row in which some are equal: those that topk on a CPU takes of `size` places.
 
     Equal scores are common under top-p: where one token holds all of the mass that is kept, its probability is 1. The
     published samplers leave the choice to topk, which goes neither by position nor by chance; so that the texts are
-    theirs on every device, the choice is left to the same function here.
+    theirs on every device, the choice is left to the same function here, among as many places as there: never among
+    what happens to be fed beside the text, or before it because nobody has read it yet.
+
+    Args:
+        score: (T,) of the targets.
+        places: (T,) where they are among these places; negative where no target is.
     """
-    first, size = positions[0], int((positions >= 0).sum())
     row = torch.full((size,), -torch.inf, dtype=score.dtype)
-    there = (targets >= 0).cpu()
-    at = (targets - first).cpu()[there]
+    there = (places >= 0).cpu()
+    at = places.cpu()[there]
     row[at] = score.cpu()[there]
     taken = torch.zeros(size, dtype=torch.bool)
     taken[row.topk(count).indices] = True

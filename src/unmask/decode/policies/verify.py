@@ -21,9 +21,11 @@ class Verify:
 
     Args:
         mask: what an open position holds where nothing is drafted; set from the vocabulary.
+        ends: ids that end a text, behind which nothing of a draft is kept; set from the vocabulary.
     """
 
     mask: int | None = None
+    ends: tuple[int, ...] = ()
     revises: ClassVar[bool] = False
 
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
@@ -31,7 +33,8 @@ class Verify:
         assert self.mask is not None
         drafted = offer.is_open & (plan.standing != self.mask)
         checks = (plan.left <= 0)[:, None]
-        same = (drafted & (offer.tokens == plan.standing)).int().cumprod(1).sum(1, keepdim=True)
+        ends = torch.isin(offer.tokens, torch.tensor(self.ends, dtype=torch.int64, device=offer.tokens.device))
+        same = (drafted & ~ends & (offer.tokens == plan.standing)).int().cumprod(1).sum(1, keepdim=True)
         kept = torch.arange(drafted.shape[1], device=same.device) <= same
         edit = edit.accept(offer.is_open & checks & kept, offer.tokens)
         edit = edit.reopen(offer.is_open & checks & ~kept, self.mask).reopen(offer.is_open & ~checks, offer.tokens)

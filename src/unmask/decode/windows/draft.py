@@ -66,6 +66,7 @@ class Draft:
         drafted = (run & (canvas.tokens[rows] != self.mask)).sum(1)
         checks = drafted > 0
         said, room = count(self.block, rows), run.sum(1)
+        said = said.masked_fill(at < shift, NONE)  # a first token is spoken of by its own mask, which no draft replaces
         size = torch.where(said == 0, WIDTH, said.clamp(min=1))
         last = checks | (said == NONE)
         end = at + torch.minimum(torch.where(checks, drafted + 1, size), room)
@@ -83,7 +84,8 @@ class Draft:
         )
         given = (state == State.FIXED).long().cumsum(1)  # noise is counted as token-by-token writing counts it
         turn = plan.targets - given.gather(1, plan.targets.clamp(min=0))
-        plan = replace(plan, turn=turn, end=torch.where(last, at + 1, end))
+        hot = torch.ones_like(plan.level)  # token by token, each has a step of its own
+        plan = replace(plan, turn=turn, level=hot, end=torch.where(last, at + 1, end))
         return plan if shift else self._with_masks(plan, at, end, checks)
 
     def _with_masks(self, plan: Plan, at: Tensor, end: Tensor, checks: Tensor) -> Plan:

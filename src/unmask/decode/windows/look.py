@@ -43,6 +43,7 @@ def look(
     there = targets >= 0
     step, stride = canvas.step[rows], canvas.stride[rows]
     tokens, state = canvas.tokens[rows], canvas.state[rows]
+    t = ((steps - step).clamp(min=0) / steps).double()
     left = -((step - steps) // stride) - 1  # the last forward may take fewer steps than the others
     return Plan(
         rows=rows,
@@ -57,7 +58,8 @@ def look(
         source=(targets - shift).clamp(min=0) - feed[0][:, None],
         turn=canvas.turn[rows, None].expand_as(targets),
         last=canvas.best[rows].gather(1, targets.clamp(min=0)),
-        t=((steps - step).clamp(min=0) / steps).double(),
+        level=t[:, None].expand_as(targets),
+        t=t,
         s=((steps - step - stride).clamp(min=0) / steps).double(),
         steps=steps,
         left=left,
@@ -66,6 +68,7 @@ def look(
         seed=canvas.seed[rows],
         idle=canvas.idle[rows],
         end=region[1],
+        among=region[0],
     )
 
 

@@ -47,7 +47,7 @@ class Next:
         return look(
             canvas,
             rows,
-            feed=(torch.minimum(held, at - shift).clamp(min=0), at + 1 - shift),
+            feed=(torch.minimum(held, at - shift).clamp(min=0), (at + 1 - shift).clamp(min=1)),
             region=(at, at + 1),
             keep_to=at if cache is not None else None,
             steps=torch.ones_like(at),

@@ -13,7 +13,7 @@ and all else (what is fed, what comes out) is as released.
 Source: Wu et al. 2025, Fast-dLLM, arXiv:2505.22618, sec. 3.2 and fig. 2 (prefix cache, dual cache).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -73,7 +73,7 @@ class Vicinity:
         fresh |= cache is None
         shift = int(traits.speaks == "next")  # the row about a block's first token is the one before it
         kept, until = (start, there) if self.cache == "prefix" else (there, end)
-        return look(
+        plan = look(
             canvas,
             rows,
             feed=(torch.where(fresh, 0, start - shift).clamp(min=0), torch.where(fresh, there, until)),
@@ -83,3 +83,4 @@ class Vicinity:
             attend=Attend.native(traits),
             shift=shift,
         )
+        return replace(plan, among=plan.positions[:, 0])

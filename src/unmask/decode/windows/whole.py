@@ -4,7 +4,7 @@ Source: Nie et al. 2025, LLaDA, arXiv:2502.09992, sec. 2.4 (blocks counted from 
 over blocks); Sahoo et al. 2024, MDLM, arXiv:2406.07524.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -62,6 +62,7 @@ class Whole:
             attend=Attend.native(traits),
             shift=int(traits.speaks == "next"),
         )
+        plan = replace(plan, among=torch.zeros_like(start))
         return judged(plan, self.mask) if self.shadows else plan
 
 
