@@ -40,7 +40,8 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder, auditor: Auditor 
     num_rows, length = canvas.tokens.shape
     canvas.stride.fill_(decoder.stride)
     halves = 2 if decoder.guidance else 1
-    cache = model.cache(halves * num_rows, length, decoder.spare(length, model.traits)) if decoder.window.caches else None
+    spare = decoder.spare(length, model.traits)
+    cache = model.cache(halves * num_rows, length, spare) if decoder.window.caches else None
     memory = Remembering(model, halves * num_rows) if cache is None and not model.traits.clock else None
     model = model if memory is None else memory
     if decoder.guidance:
