@@ -113,7 +113,8 @@ def test_buckets():
         assert len(known) < 90
         assert buckets.slots[-1] > length + SPARE
         assert all(rounded(size) == size for size in buckets.slots)
-        for rows, width, slots in ((1, 1, 2), (3, 5, 20), (100, length, length + 1), (16, 16, length), (2, length, 30)):
+        asked = ((1, 1, 2), (3, 5, 20), (100, length, length + 1), (16, 16, length), (2, length, 30))
+        for rows, width, slots in (*asked, (2, length + SPARE, 30)):  # the last: shadows beside a row of full length
             r, w, t = found = buckets.fit(rows, width, max(slots, width + 1))
             assert found in known
             assert w >= width

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 import unmask
 from unmask.base.errors import BadInput, TooLong, UnknownName, Unsupported
+from unmask.decode.options import OPTIONS
+from unmask.lm.results import Settings
 
 TEXT = "def add(a, b):\n    return a + b  # naïve 🙂\n"
 
@@ -217,6 +219,10 @@ class TestStream:
     def test_a_list_is_refused(self, lm):
         with pytest.raises(BadInput, match="one prompt"):
             lm.stream(["a", "b"])
+
+
+def test_every_option_is_a_setting():
+    assert set(Settings.__annotations__) >= set(OPTIONS)
 
 
 def test_guidance_at_zero_changes_nothing_and_above_it_does(lm):

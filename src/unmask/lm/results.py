@@ -49,6 +49,11 @@ class Settings(TypedDict, total=False):
     threshold: float | None
     factor: float | None
     bound: float | None
+    doubt: float | None
+    blocks: int | None
+    begin: float | None
+    press: float | None
+    lookahead: int | None
     rank: str | None
     timetable: str | None
     eos_last: bool | None

@@ -61,8 +61,9 @@ class Buckets:
     @classmethod
     def of(cls, max_length: int) -> Self:
         """For a model of so many positions. Slots are `rounded`, so that a bucket changes no sum's order."""
-        text, beside = rounded(max_length + 1), rounded(max_length + SPARE + 1)
-        return cls(rows=ROWS, widths=_grown(WIDTHS, max_length), slots=(*_grown((SLOTS,), text, rounded), beside))
+        text, beside = rounded(max_length + 1), rounded(max_length + SPARE + 1)  # shadows are fed beside the text
+        widths = (*_grown(WIDTHS, max_length), beside - 1)
+        return cls(rows=ROWS, widths=widths, slots=(*_grown((SLOTS,), text, rounded), beside))
 
     def fit(self, rows: int, width: int, slots: int) -> Sizes:
         """The least bucket; its rows may be fewer than asked, never its width and slots."""
@@ -208,5 +209,6 @@ def _least(sizes: Sequence[int], wanted: int) -> int:
         Unsupported: all are less.
     """
     if wanted > sizes[-1]:
-        raise Unsupported(f"a forward of {wanted} is beyond the largest bucket, {sizes[-1]}; give larger buckets")
+        what = f"a forward of {wanted} is beyond the largest bucket, {sizes[-1]}"
+        raise Unsupported(f"{what}; give larger buckets, or less lookahead")
     return sizes[bisect_left(sizes, wanted)]
