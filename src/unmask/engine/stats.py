@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from unmask.decode.audit import Drift
+from unmask.decode.reading import Filled
 
 
 @dataclass(slots=True)
@@ -47,8 +47,12 @@ class Stats:
     pages_held: int = 0
     pages_idle: int = 0
 
-    def hear(self, drift: Drift | None) -> None:
-        """What the audits of a request have found."""
+    def hear(self, result: Filled) -> None:
+        """What became of a request that has ended well, and what its audits have found."""
+        self.finished += 1
+        self.committed += sum(change.kind == "commit" for change in result.trace)
+        self.edits += result.trace.num_edits
+        drift = result.drift
         if drift is not None:
             self.compared, self.flipped = self.compared + drift.targets, self.flipped + drift.flips
             self.drift_sum += drift.mean_tv * drift.targets
