@@ -228,7 +228,7 @@ def main() -> None:
         scores.setdefault(name, []).append(close(text, truth))
         spent[name] = spent.get(name, (0, 0))[0] + tokens, spent.get(name, (0, 0))[1] + forwards
 
-    lengths = [n for (n,) in candidates([tuple(args.range)], args.tries)]
+    lengths = [n for (n,) in candidates([tuple(args.range)], most=args.tries)]
     picked: dict[str, list[tuple[float, float]]] = {}
     for number, case in enumerate(cases, start=1):
         for name, right in ((f"DLM, {ways[0]}", True), (f"DLM, {ways[2]}", False)):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -352,3 +353,29 @@ class TestBench:
         assert done.returncode == 2
         assert told in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+class TestConstraints:
+    def test_what_the_text_has_to_be(self, as_json, tmp_path):
+        file = tmp_path / "person.json"
+        file.write_text('{"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}')
+        told = as_json("generate", "Person: ", "--length", "20", "--schema", str(file))
+        assert list(json.loads(told["completion"])) == ["age"]
+        told = as_json("generate", "Is it? ", "--choice", "yes", "--choice", "no")
+        assert told["completion"] in ("yes", "no")
+        told = as_json("infill", "a ", " b", "--regex", "[0-9]{3}", "--length", "1-9", "--banned", "7")
+        assert re.fullmatch("a [0-689]{3} b", told["text"])
+        told = as_json("fill", "No. {{:3}}.", "--regex", "[0-9]{3}")
+        assert re.fullmatch(r"No\. [0-9]{3}\.", told["text"])
+
+    def test_refusals(self, unmask, tmp_path):
+        broken = tmp_path / "broken.json"
+        broken.write_text("{")
+        for args, says in (
+            (("--schema", str(broken)), "broken.json is no JSON"),
+            (("--schema", str(tmp_path / "none.json")), "there is no such file"),
+            (("--regex", "[a-z]{90}", "--length", "2"), "the shortest text that fits has"),
+        ):
+            done = unmask("generate", "a", *args)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert says in done.stderr

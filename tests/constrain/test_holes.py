@@ -220,3 +220,12 @@ def test_overlapping_spans_are_refused():
     with pytest.raises(BadInput, match="overlap"):
         Holes(TOKENS).enter(0, [Span(automaton=a, start=0, stop=2), Span(automaton=a, start=1, stop=3)])
     assert Meter().left_s > 0
+
+
+def test_a_row_without_spans_is_free():
+    found = Holes(TOKENS)
+    found.enter(0, [Span(automaton=automaton(own("a")), start=0, stop=1)])
+    assert found.covers(torch.tensor([0, 0]), torch.tensor([0, 1])).tolist() == [True, False]
+    found.enter(0, [])
+    assert not found.rows
+    assert bool(found.allow(torch.tensor([0]), torch.tensor([0])).all())

@@ -1,11 +1,16 @@
 """Requests of every kind over a small random model, and what the plain loop writes for each."""
 
 import random
+import re
 from functools import cache
 
 import torch
 
 from unmask.base.vocab import Traits, Vocab
+from unmask.constrain.compile import compile_here
+from unmask.constrain.holes import Span
+from unmask.constrain.spec import Constraint, Regex
+from unmask.constrain.vocabulary import Vocabulary
 from unmask.decode.decoder import build
 from unmask.decode.session import Session
 from unmask.engine.engine import Engine
@@ -42,7 +47,22 @@ KINDS = [
     ("fast-dllm-dual", {"block": 16, "threshold": 0.5, "refresh": 3}),
     ("fast-dllm-dual", {"block": 8, "threshold": 0.5, "drift": 0.3, "audit": 2}),
     ("fast-dllm-prefix", {"block": 16, "threshold": 0.5, "refresh": 5, "drift": 0.5, "audit": 1, "guidance": 0.5}),
+    ("fast-dllm", {"block": 8, "threshold": 0.3, "constrained": True}),
+    ("block x quota", {"block": 4, "steps": 2, "top_k": 5, "temperature": 1.0, "constrained": True}),
+    ("block x threshold + edit", {"block": 4, "threshold": 0.2, "edit_threshold": 0.1, "constrained": True}),
+    ("mdlm", {"steps": 6, "constrained": True}),
+    ("remdm", {"steps": 7, "constrained": True}),
+    ("ar", {"temperature": 1.0, "top_p": 0.8, "constrained": True}),
+    ("llada", {"steps": 12, "block": 8, "guidance": 1.5, "constrained": True}),
+    ("d2f", {"block": 4, "threshold": 0.3, "blocks": 3, "constrained": True}),
+    ("block x renoise", {"block": 16, "steps": 6, "bound": 2.0, "temperature": 0.5, "constrained": True}),
+    ("wino", {"threshold": 0.25, "doubt": 0.6, "block": 8, "constrained": True}),
+    ("fast-dllm-dual", {"block": 8, "threshold": 0.5, "drift": 0.3, "audit": 2, "constrained": True}),
 ]
+LETTERS = [b"", b"", b"", *(bytes([97 + i]) for i in range(26)), *(bytes([48 + i]) for i in range(SIZE - 29))]
+"""What the tokens spell where a request is constrained."""
+FORMS = [r"([a-m][n-z0-9])*[a-m]?", r"(abc)*(a|ab)?"]
+"""Of the gaps of a constrained request; there are texts of every length."""
 
 
 @cache
@@ -64,29 +84,43 @@ def asked(number, sees="all"):
     """The request of a number; those whose numbers differ by 3 often begin alike."""
     model, draw = small(sees), random.Random(number)
     name, options = KINDS[number % len(KINDS)] if sees == "all" else ("ar", {"temperature": (number % 3) / 2})
+    options = dict(options)
+    constrained = options.pop("constrained", False)
     beginning = random.Random(number % 3).choices(range(3, SIZE), k=50)[: draw.choice([1, 7, 16, 33, 50])]
     pieces = [Fixed(ids=tuple(beginning), text=None), Gap(length=draw.randint(1, 40))]
     if sees == "all" and draw.random() < 0.3 and name not in ("ar",):
         pieces += [Fixed(ids=tuple(draw.choices(range(3, SIZE), k=5)), text=None), Gap(length=draw.randint(1, 9))]
-    decoder = build(
-        name,
-        traits=model.traits,
-        vocab=model.vocab,
-        internal={"no_end_before": float(draw.choice([0, 0, 60])), "forbidden": (2,)},
-        **options,
-    )
+    early = float(draw.choice([0, 0, 60]))
     ends = len(pieces) == 2 and draw.random() < 0.7
-    return Request(layout=lay(pieces), decoder=decoder, seed=number, ends=ends)
+    internal = {"no_end_before": early if ends or not constrained else float("inf"), "forbidden": (2,)}
+    decoder = build(name, traits=model.traits, vocab=model.vocab, internal=internal, **options)
+    layout = lay(pieces)
+    spans = tuple(
+        Span(automaton=form(i), start=gap.start, stop=gap.stop, ends=ends, least=max(0, int(early) - gap.start))
+        for i, gap in enumerate(layout.gaps if constrained else ())
+    )
+    return Request(layout=layout, decoder=decoder, seed=number, ends=ends, spans=spans)
+
+
+@cache
+def form(number):
+    return compile_here(Constraint(body=Regex(FORMS[number])), Vocabulary(LETTERS, (1,)))
 
 
 @cache
 def alone(number, sees="all"):
     """What the plain loop writes."""
     request = asked(number, sees)
-    session = Session(small(sees), [request.layout], request.decoder, [request.seed], ends=request.ends)
+    spans = [request.spans]
+    session = Session(small(sees), [request.layout], request.decoder, [request.seed], ends=request.ends, spans=spans)
     for _ in session.run():
         pass
-    return facts(session.results()[0])
+    found = session.results()[0]
+    for i, gap in enumerate(found.gaps if request.spans else ()):
+        text = b"".join(LETTERS[token] for token in gap).decode()
+        assert re.fullmatch(FORMS[i], text)
+        assert not found.left
+    return facts(found)
 
 
 def facts(filled):

@@ -24,7 +24,8 @@ def with_audit(number, every):
 
 
 def drift_alone(request):
-    session = Session(small(), [request.layout], request.decoder, [request.seed], ends=request.ends)
+    spans = [request.spans]
+    session = Session(small(), [request.layout], request.decoder, [request.seed], ends=request.ends, spans=spans)
     list(session.run())
     return session.results()[0].drift
 

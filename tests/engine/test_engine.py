@@ -5,13 +5,17 @@ from itertools import islice
 
 import pytest
 import torch
-from crowd import KINDS, LENGTH, SIZE, alone, asked, drain, facts, small, take
+from crowd import KINDS, LENGTH, LETTERS, SIZE, alone, asked, drain, facts, small, take
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from unmask.base.errors import BadInput, RequestFailed, TooLong, Unsupported
 from unmask.base.vocab import Traits, Vocab
+from unmask.constrain.compile import compile_here
+from unmask.constrain.holes import Span
+from unmask.constrain.spec import Constraint, Regex
+from unmask.constrain.vocabulary import Vocabulary
 from unmask.decode.decoder import build
 from unmask.decode.session import Session
 from unmask.engine.engine import Engine
@@ -215,9 +219,8 @@ class Broken:
 def meets(number, poison):
     """Whether a request comes across a token, behind what is told of it included."""
     request = asked(number)
-    session = Session(
-        Broken(small(), poison, "raises"), [request.layout], request.decoder, [request.seed], ends=request.ends
-    )
+    broken, spans = Broken(small(), poison, "raises"), [request.spans]
+    session = Session(broken, [request.layout], request.decoder, [request.seed], ends=request.ends, spans=spans)
     try:
         list(session.run())
     except RuntimeError:
@@ -291,3 +294,44 @@ class TestRefusals:
         id = engine.add(Request(layout=lay([Fixed(ids=(5, 6), text=None)]), decoder=self.decoder()))
         ((told, last),) = drain(engine).values()
         assert (told, last.id, last.result.left, last.result.forwards) == ([], id, 0, 0)
+
+
+class TestConstrained:
+    """What is asked of a text is known before it is written, and forgotten with its row."""
+
+    def ask(self, size, pattern="[a-z]*", *, given=None, name="mdlm", seed=0, **options):
+        layout = lay([Fixed(ids=(5, 6), text=None), Gap(length=size, given=given)])
+        internal = {"forbidden": (2,), "no_end_before": float("inf")}
+        decoder = build(name, traits=small().traits, vocab=small().vocab, internal=internal, **options)
+        automaton = compile_here(Constraint(body=Regex(pattern)), Vocabulary(LETTERS, (1,)))
+        spans = (Span(automaton=automaton, start=2, stop=2 + size),)
+        return Request(layout=layout, decoder=decoder, spans=spans, seed=seed)
+
+    @pytest.mark.parametrize(
+        ("call", "error", "says"),
+        [
+            ({"size": 3, "pattern": "[a-z]{9}"}, BadInput, "shortest text that fits has 9 tokens"),
+            ({"size": 3, "given": {1: 40}}, BadInput, "the token 40 at position 3 contradicts"),
+            ({"size": 8, "name": "llada", "lookahead": 2}, Unsupported, "lookahead"),
+            ({"size": 8, "name": "self-speculative"}, Unsupported, "drafted"),
+        ],
+    )
+    def test_what_can_never_be_written(self, call, error, says):
+        engine = Engine(small())
+        with pytest.raises(error, match=says):
+            engine.add(self.ask(**call))
+        assert not engine.busy
+        assert engine.stats.forwards == 0
+
+    def test_a_place_that_is_used_again_is_free(self):
+        """Whether its constrained request has ended or was cancelled."""
+        engine, free = Engine(small(), rows=1), asked(11)
+        for cancelled in (False, True):
+            id = engine.add(self.ask(12, "(ab)*", steps=12))
+            engine.step()
+            if cancelled:
+                engine.cancel(id)
+            else:
+                tokens = drain(engine)[id][1].result.gaps[0]
+                assert b"".join(LETTERS[t] for t in tokens) == b"ab" * 6
+            assert facts(drain_one(engine, free)) == alone(11)

@@ -115,7 +115,6 @@ class TestGenerate:
             ({"prompt": "a", "seed": 1.5}, BadInput, "a seed is"),
             ({"prompt": "a", "pins": {70: "x"}}, BadInput, "takes positions 70"),
             ({"prompt": "a", "pins": {0: "ab", 1: "x"}}, BadInput, "overlaps"),
-            ({"prompt": "a", "regex": "a+"}, Unsupported, "regex="),
             ({"prompt": "a", "stepz": 3}, UnknownName, "Did you mean 'steps'"),
             ({"prompt": [10**6]}, BadInput, "token ids lie between"),
         ],

@@ -1,6 +1,7 @@
 """What several commands take: a model, decoding options from their table, texts from arguments, files or a pipe."""
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,30 @@ def decoding(command: Callable[..., Any]) -> Callable[..., Any]:
     run.__annotations__ = {p.name: p.annotation for p in [*own, *extra]}
     run.__doc__ = command.__doc__
     return run
+
+
+SchemaFile = Annotated[Path | None, typer.Option(help="the text is JSON that is valid under this file's schema")]
+Regex = Annotated[str | None, typer.Option(help="the text is matched by this regex from end to end")]
+Choice = Annotated[list[str] | None, typer.Option(help="the text is one of these; given again for each")]
+Contains = Annotated[list[str] | None, typer.Option(help="the text holds this; given again for what follows")]
+Banned = Annotated[list[str] | None, typer.Option(help="the text does not hold this; may be given again")]
+
+
+def constraints(
+    schema: Path | None,
+    regex: str | None,
+    choice: Sequence[str] | None,
+    contains: Sequence[str] | None,
+    banned: Sequence[str] | None,
+) -> dict[str, Any]:
+    """What the text has to be, as settings of a call."""
+    given: dict[str, Any] = {"regex": regex, "choices": choice, "contains": contains, "banned": banned}
+    if schema is not None:
+        try:
+            given["schema"] = json.loads(read(schema))
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{schema} is no JSON: {error}") from error
+    return {name: value for name, value in given.items() if value is not None and value != []}
 
 
 def _option(name: str, kind: type, help: str) -> inspect.Parameter:

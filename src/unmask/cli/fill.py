@@ -17,6 +17,9 @@ def run(
     model: given.Model = "tiny",
     backend: given.Backend = "torch",
     file: Annotated[Path | None, typer.Option(help="read the template from a file")] = None,
+    schema: given.SchemaFile = None,
+    regex: given.Regex = None,
+    choice: given.Choice = None,
     as_json: given.Json = False,
     live: given.Live = True,
     *,
@@ -26,5 +29,5 @@ def run(
     text, console = given.text(template, file, "template"), Console()
     lm = load(model, backend=backend)
     with view.watching(console, show=view.watched(as_json=as_json, live=live)) as watch:
-        output = lm.fill(text, watch=watch, **settings)
+        output = lm.fill(text, watch=watch, **given.constraints(schema, regex, choice, None, None), **settings)
     view.show(console, [output], as_json=as_json, prompt={"model": lm.name})

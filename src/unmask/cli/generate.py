@@ -23,6 +23,11 @@ def run(
     n: Annotated[int, typer.Option("-n", help="how many texts")] = 1,
     pin: Annotated[list[str] | None, typer.Option(help="POSITION=TEXT: tokens that stand at a position")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="the prompt is a message: print the answer to it")] = False,
+    schema: given.SchemaFile = None,
+    regex: given.Regex = None,
+    choice: given.Choice = None,
+    contains: given.Contains = None,
+    banned: given.Banned = None,
     as_json: given.Json = False,
     live: given.Live = True,
     *,
@@ -41,6 +46,7 @@ def run(
             pins=given.pins(pin or ()),
             chat=chat,
             watch=watch,
+            **given.constraints(schema, regex, choice, contains, banned),
             **settings,
         )
     outputs = outputs if isinstance(outputs, list) else [outputs]

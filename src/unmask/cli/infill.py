@@ -20,6 +20,11 @@ def run(
     length: Annotated[str, typer.Option(help="tokens, or a range from which the best length is taken")] = "1-40",
     n: Annotated[int, typer.Option("-n", help="how many texts")] = 1,
     files: Annotated[bool, typer.Option("--files", help="prefix and suffix are names of files")] = False,
+    schema: given.SchemaFile = None,
+    regex: given.Regex = None,
+    choice: given.Choice = None,
+    contains: given.Contains = None,
+    banned: given.Banned = None,
     as_json: given.Json = False,
     live: given.Live = True,
     *,
@@ -30,5 +35,6 @@ def run(
     before, behind = (given.read(Path(p)) for p in (prefix, suffix)) if files else (prefix, suffix)
     lm = load(model, backend=backend)
     with view.watching(console, show=view.watched(as_json=as_json, live=live)) as watch:
-        outputs = lm.infill(before, behind, length=given.length(length), n=n, watch=watch, **settings)
+        asked = given.constraints(schema, regex, choice, contains, banned)
+        outputs = lm.infill(before, behind, length=given.length(length), n=n, watch=watch, **asked, **settings)
     view.show(console, outputs if isinstance(outputs, list) else [outputs], as_json=as_json, prompt={"model": lm.name})

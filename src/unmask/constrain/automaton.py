@@ -95,7 +95,7 @@ class Automaton:
     after: np.ndarray
     accept: np.ndarray
     edges: Edges
-    _free: dict[bool, list[np.ndarray]] = field(default_factory=dict, repr=False)
+    _free: dict[bool, dict[int, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @property
     def size(self) -> int:
@@ -165,12 +165,13 @@ class Automaton:
     def completable(self, num_open: int, ends: Ends) -> np.ndarray:
         """(S + 1,) bool: from where `num_open` open positions at the end of a span can be completed.
 
-        It does not depend on rows, and is remembered; `ends.least` must lie before those positions.
+        It does not depend on rows, and is remembered (threads that share it may compute the same set twice, no more);
+        `ends.least` must lie before those positions.
         """
-        found = self._free.setdefault(ends.allowed, [np.packbits(self.goal(ends))])
-        while len(found) <= num_open:
-            now = np.unpackbits(found[-1], count=self.size).astype(bool)
-            found.append(np.packbits(self.back(now, -1, may_end=ends.allowed)))
+        found = self._free.setdefault(ends.allowed, {0: np.packbits(self.goal(ends))})
+        for count in range(len(found), num_open + 1):
+            now = np.unpackbits(found[count - 1], count=self.size).astype(bool)
+            found[count] = np.packbits(self.back(now, -1, may_end=ends.allowed))
         return np.unpackbits(found[num_open], count=self.size).astype(bool)
 
     @cached_property

@@ -9,7 +9,7 @@ where they come out as they were.
 It does not know models, policies or text; whoever decodes asks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -148,8 +148,9 @@ class Reading:
             blank.update(codes)
             if not blank.feasible:
                 token = int(tokens[offset])
+                text = f" ({spell[token]!r})" if spell[token] else ""
                 return (
-                    f"the token {token} ({spell[token]!r}) at position {span.start + int(offset)} contradicts the "
+                    f"the token {token}{text} at position {span.start + int(offset)} contradicts the "
                     f"constraint, given what stands before it and {width - int(offset) - 1} positions behind it"
                 )
         raise AssertionError("a span without a reason fits")
@@ -168,11 +169,11 @@ class Holes:
     and position arguments are int64 (N,); positions that no span covers are free.
 
     Args:
-        spell: the bytes of each token (V), for reasons.
+        spell: the bytes of each token (V), for reasons; there before the first span.
     """
 
-    def __init__(self, spell: Sequence[bytes]) -> None:
-        self._spell = spell
+    def __init__(self, spell: Sequence[bytes] = ()) -> None:
+        self.spell = spell
         self._rows: dict[int, list[Reading]] = {}
 
     def enter(self, row: int, spans: Sequence[Span]) -> None:
@@ -182,7 +183,7 @@ class Holes:
             BadInput: spans that overlap or hold no position.
         """
         ordered = sorted(spans, key=lambda span: span.start)
-        for one, other in zip(ordered, [*ordered[1:], None], strict=True):
+        for one, other in zip(ordered, [*ordered[1:], None], strict=False):
             if one.start >= one.stop or (other is not None and other.start < one.stop):
                 raise BadInput(f"spans must not overlap or be empty, got {one.start} to {one.stop} in row {row}")
         self._rows.pop(row, None)
@@ -193,9 +194,24 @@ class Holes:
         """Forget a row."""
         self._rows.pop(row, None)
 
-    def update(self, tokens: Tensor, state: Tensor) -> None:
-        """Take note of a canvas: tokens (B, L), state (B, L) of `State`; OPEN positions are not known."""
-        rows = sorted(self._rows)
+    @property
+    def rows(self) -> Set[int]:
+        """Those that spans hold for."""
+        return self._rows.keys()
+
+    def covers(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """(N,) bool: whether some span holds for a position."""
+        out = torch.zeros_like(positions, dtype=torch.bool)
+        for _, at in self._touched(rows, positions):
+            out[at] = True
+        return out
+
+    def update(self, tokens: Tensor, state: Tensor, rows: Iterable[int] | None = None) -> None:
+        """Take note of a canvas: tokens (B, L), state (B, L) of `State`; OPEN positions are not known.
+
+        `rows` are those to look at; None is all.
+        """
+        rows = sorted(self._rows.keys() if rows is None else self._rows.keys() & set(rows))
         if not rows:
             return
         at = torch.tensor(rows, device=tokens.device)
@@ -213,7 +229,7 @@ class Holes:
         """Why a row can't be filled, in words: which length, or which token at which position; tokens are (L,)."""
         for read in self._rows.get(row, ()):
             if not read.feasible:
-                return read.why(self._spell, tokens[read.span.start : read.span.stop].cpu().numpy())
+                return read.why(self.spell, tokens[read.span.start : read.span.stop].cpu().numpy())
         raise AssertionError(f"row {row} can be filled")
 
     def allow(self, rows: Tensor, positions: Tensor) -> Tensor:
@@ -221,7 +237,7 @@ class Holes:
 
         The position itself counts as open, so a written one is told what could stand there instead.
         """
-        out = torch.ones(len(rows), len(self._spell), dtype=torch.bool)
+        out = torch.ones(len(rows), len(self.spell), dtype=torch.bool)
         for read, at in self._touched(rows, positions):
             offsets = positions[at].cpu().numpy() - read.span.start
             kinds, which = np.unique(read.allowed(offsets), axis=0, return_inverse=True)
@@ -291,19 +307,22 @@ class Holes:
                 keep = joint.kept(read, done, 1 - weight / (2 * (len(done) + 1)))
                 if keep is None:
                     raise BadInput(
-                        f"row {row} can't be repaired: {read.why(self._spell, tokens[row, there].cpu().numpy())}"
+                        f"row {row} can't be repaired: {read.why(self.spell, tokens[row, there].cpu().numpy())}"
                     )
                 out[row, torch.from_numpy(done[~keep] + read.span.start)] = True
         return out.to(state.device)
 
     def _touched(self, rows: Tensor, positions: Tensor) -> list[tuple[Reading, Tensor]]:
         """Every span that some of (N,) positions lie in, and which."""
+        order = rows.argsort(stable=True)
+        which, counts = rows[order].unique_consecutive(return_counts=True)
         found = []
-        for row in rows.unique().tolist():
+        for row, own in zip(which.tolist(), order.split(counts.tolist()), strict=True):
             for read in self._rows.get(row, ()):
-                inside = (rows == row) & (positions >= read.span.start) & (positions < read.span.stop)
-                if bool(inside.any()):
-                    found.append((read, inside.nonzero()[:, 0]))
+                at = positions[own]
+                inside = own[(at >= read.span.start) & (at < read.span.stop)]
+                if len(inside):
+                    found.append((read, inside))
         return found
 
 

@@ -71,23 +71,26 @@ def best(read: "Reading", offsets: np.ndarray, log_probs: Tensor) -> np.ndarray:
 
 def draw(read: "Reading", offsets: np.ndarray, log_probs: Tensor, seed: Tensor, turn: Tensor) -> np.ndarray:
     """(N,) tokens drawn from all that go together; seed and turn (one number each) and the position key the noise."""
-    seed, turn, start = seed.cpu(), turn.cpu(), read.span.start
+    seed, turn, start, width = seed.cpu(), turn.cpu(), read.span.start, len(read.codes)
 
-    def gumbel(purpose: str, offset: int, what: np.ndarray) -> np.ndarray:
-        noise = seeds.uniform(seeds.key(seed, purpose, turn, start + offset, torch.from_numpy(what)))
-        return -np.log(-np.log(noise.numpy()))
+    def coins(purpose: str, at: np.ndarray) -> np.ndarray:
+        """A number from 0 to 1 for each offset."""
+        return seeds.uniform(seeds.key(seed, purpose, turn, torch.from_numpy(start + at))).numpy()
 
-    def choose(offset: int, states: np.ndarray, worth: np.ndarray) -> int:
-        return int((worth + gumbel("joint state", offset, states)).argmax())
-
+    ways = coins("joint state", np.arange(width + 1))
     problem = Problem(read, offsets, _by_class(read.span.automaton, log_probs, total=True))
-    labels = _walk(problem, total=True, choose=choose)
+    labels = _walk(problem, total=True, choose=lambda offset, _, worth: int(_drawn(worth[None], ways[[offset]])[0]))
     held = _held(read.span.automaton, _found(labels))
-    classes = np.arange(held.shape[1])
-    noise = np.stack([gumbel("joint class", int(offset), classes) for offset in offsets])
-    chosen = np.where(held, problem.scores + noise, -np.inf).argmax(1)
-    coins = seeds.uniform(seeds.key(seed, "joint token", turn, torch.from_numpy(start + offsets))).numpy()
-    return _tokens(read.span.automaton, chosen, log_probs, coins)
+    chosen = _drawn(np.where(held, problem.scores, -np.inf), coins("joint class", offsets))
+    return _tokens(read.span.automaton, chosen, log_probs, coins("joint token", offsets))
+
+
+def _drawn(worth: np.ndarray, coins: np.ndarray) -> np.ndarray:
+    """(N,) which of nats (N, M) each coin (N,) falls on; never one of -inf."""
+    mass = np.exp(worth - worth.max(1, keepdims=True)).cumsum(1)
+    at = (mass <= coins[:, None] * mass[:, -1:]).sum(1)
+    last = worth.shape[1] - 1 - (worth[:, ::-1] > -np.inf).argmax(1)
+    return np.minimum(at, last)
 
 
 def _by_class(automaton: Automaton, log_probs: Tensor, *, total: bool) -> np.ndarray:

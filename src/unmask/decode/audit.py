@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unmask.base.denoiser import Cache, Denoiser
 from unmask.base.step import Plan, Proposal
+from unmask.decode.control import Control
 from unmask.decode.propose import ALL_READS, Sampling, propose, read, said, temper
 
 MOST = 2048
@@ -122,18 +123,19 @@ class Auditor:
         asked: Tensor,
         reads: Collection[str] = ALL_READS,
         whole: Callable[[Tensor], Plan],
+        control: Control | None = None,
     ) -> Proposal:
         """What `propose` offers, with an audit of the rows whose turn it is.
 
         Args:
-            model, plan, sampling, cache, asked, reads: as there.
+            model, plan, sampling, cache, asked, reads, control: as there. Drift is measured without constraints.
             whole: the plan of the same step without a cache, of some canvas rows (N,).
         """
         which = [i for i, row in enumerate(plan.rows.tolist()) if row in self._drifts] if cache is not None else []
         if not which:
-            return propose(model, plan, sampling, cache=cache, asked=asked, reads=reads)
+            return propose(model, plan, sampling, cache=cache, asked=asked, reads=reads, control=control)
         heard = _Heard(model)
-        offer = propose(heard, plan, sampling, cache=cache, asked=asked, reads=reads)
+        offer = propose(heard, plan, sampling, cache=cache, asked=asked, reads=reads, control=control)
         index = torch.tensor(which, device=plan.rows.device)
         index = index[offer.asked[index].any(1)]  # the others are still reading what was given
         if len(index):

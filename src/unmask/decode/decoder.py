@@ -53,6 +53,11 @@ class Decoder:
         return any(p.revises for p in self.policies)
 
     @property
+    def anew(self) -> bool:
+        """Whether all that it has written in a region is written again each step."""
+        return any(getattr(p, "anew", False) for p in self.policies)
+
+    @property
     def reads(self) -> frozenset[str]:
         """Statistics of offers that its policies look at, and who judges how stale an approximate cache is."""
         stale = () if self.window.exact else ("margin",)

@@ -74,15 +74,21 @@ def _run(fixed: Sequence[bool], start: int) -> list[int]:
     return list(range(start, stop))
 
 
-def candidates(ranges: Sequence[tuple[int, int]], most: int = CANDIDATES) -> list[tuple[int, ...]]:
+def candidates(
+    ranges: Sequence[tuple[int, int]], possible: Sequence[Sequence[int]] = (), most: int = CANDIDATES
+) -> list[tuple[int, ...]]:
     """Combinations of lengths, one length per range each.
 
     Ranges move together, from all shortest to all longest: a template whose first gap is long tends to have long ones.
 
     Args:
         ranges: (low, high) of each gap, low <= high.
+        possible: of each gap, those lengths that can be; every length is tried at the nearest of them. Without any it
+            is tried as it is.
         most: how many combinations at most.
     """
+    if possible:
+        ranges = [(sizes[0], sizes[-1]) if sizes else own for sizes, own in zip(possible, ranges, strict=True)]
     if not any(high > low for low, high in ranges):
         return [tuple(low for low, _ in ranges)]
     shares = [i / (most - 1) for i in range(most)]
@@ -90,4 +96,10 @@ def candidates(ranges: Sequence[tuple[int, int]], most: int = CANDIDATES) -> lis
     widest = max(high - low + 1 for low, high in ranges)
     if widest <= most:  # every length of the widest range fits in
         grid = [tuple(low + round((high - low) * i / (widest - 1)) for low, high in ranges) for i in range(widest)]
+    if possible:
+        grid = [tuple(_nearest(size, sizes) for size, sizes in zip(row, possible, strict=True)) for row in grid]
     return list(dict.fromkeys(grid))
+
+
+def _nearest(size: int, sizes: Sequence[int]) -> int:
+    return min(sizes, key=lambda other: (abs(other - size), other), default=size)

@@ -13,6 +13,8 @@ from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput
 from unmask.base.step import Plan, State, Turn
+from unmask.constrain.holes import Holes
+from unmask.decode import control
 from unmask.decode.audit import Auditor
 from unmask.decode.decoder import Decoder
 from unmask.decode.guidance import Guided
@@ -22,7 +24,9 @@ from unmask.decode.staleness import Staleness
 
 
 @torch.inference_mode()
-def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder, auditor: Auditor | None = None) -> Iterator[Turn]:
+def denoise(
+    model: Denoiser, canvas: Canvas, decoder: Decoder, auditor: Auditor | None = None, holes: Holes | None = None
+) -> Iterator[Turn]:
     """Fill a canvas, turn by turn, until every row is done.
 
     Args:
@@ -30,6 +34,7 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder, auditor: Auditor 
         canvas: the text; changed in place.
         decoder: window, policies and sampling.
         auditor: measures drift on the way, of the rows that have joined it.
+        holes: constraints of rows, each of which can be met; see `unmask.decode.control.check`.
     Yields:
         Each turn, after it was written to the canvas.
     Raises:
@@ -48,18 +53,24 @@ def denoise(model: Denoiser, canvas: Canvas, decoder: Decoder, auditor: Auditor 
         model = Guided(model, decoder.guidance, canvas.state == State.FIXED)
     if model.traits.noise == "uniform":
         canvas.noise(model.vocab.size)
+    anew = torch.full((num_rows,), decoder.anew, device=model.device)
     staleness = None if decoder.window.exact else Staleness(num_rows, model.device)
     while not bool(canvas.done.all()):
         plan = decoder.look(canvas, model.traits, cache)
         asked, reads = decoder.asks(plan), decoder.reads
+        rule = None if holes is None else control.Control.over(holes, canvas, plan, asked, anew[plan.rows])
         if auditor is None or cache is None:
-            offer = propose(model, plan, decoder.sampling, cache=cache, asked=asked, reads=reads)
+            offer = propose(model, plan, decoder.sampling, cache=cache, asked=asked, reads=reads, control=rule)
         else:
             whole = partial(_uncached, decoder, canvas, model)
-            offer = auditor.propose(model, plan, decoder.sampling, cache=cache, asked=asked, reads=reads, whole=whole)
+            offer = auditor.propose(
+                model, plan, decoder.sampling, cache=cache, asked=asked, reads=reads, whole=whole, control=rule
+            )
         if staleness is not None:
             staleness.note(canvas, plan, offer)
         turn = decoder.decide(offer, plan)
+        if holes is not None:
+            turn = control.settle(holes, canvas, turn, anew=decoder.anew)
         canvas.apply(turn.plan, turn.edit, turn.offer, None if memory is None else memory.spared[: len(plan.rows)])
         if cache is not None and turn.edit.misread is not None:
             cache.trim(turn.plan.rows, turn.edit.misread)

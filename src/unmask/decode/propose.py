@@ -6,7 +6,7 @@ exist for asked targets alone, a chunk of rows at a time.
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from unmask.base.step import Plan, Proposal, State
 from unmask.base.vocab import Vocab
 from unmask.decode.knobs import Knob, column
 from unmask.noise import clock
+
+if TYPE_CHECKING:
+    from unmask.decode.control import Control
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits of one call of a model's head; in float64 they are 128 MiB."""
@@ -69,6 +72,7 @@ def propose(
     cache: Cache | None = None,
     asked: Tensor | None = None,
     reads: Collection[str] = ALL_READS,
+    control: "Control | None" = None,
 ) -> Proposal:
     """What the model offers at the targets of a plan.
 
@@ -79,6 +83,8 @@ def propose(
         cache: keys and values of final positions.
         asked: (R, T) bool, the targets that get an offer, see `Decoder.asks`; None is all that are OPEN.
         reads: which of `ALL_READS` to compute.
+        control: what constraints say about the targets, if any of them is constrained. All offers are then of what may
+            stand there, and the candidates of open targets go together.
     Returns:
         A proposal over (R, T). `log_prob`, `entropy` and `margin` belong to the distribution after top-k and top-p
         at temperature 1, so that a confidence does not depend on the temperature. `mass` comes before all of them.
@@ -90,6 +96,7 @@ def propose(
     if ratios and model.traits.noise != "absorb":
         raise Unsupported("ratios are read for noise that masks tokens ('absorb') only; this model can't be decoded")
     asked = (plan.state == State.OPEN) & (plan.targets >= 0) if asked is None else asked
+    asked = asked if control is None else control.asked
     features = read(model, plan, cache)
     offer = {
         **{name: plan.standing.clone() for name in ("tokens", "best")},
@@ -105,12 +112,19 @@ def propose(
         if ratios:
             offer["mass"][rr, ii] = _mass(logits, model, plan.level[rr, ii].clamp(min=EARLIEST))
         temper(logits, model.vocab, sampling, plan, (rr, ii))
+        if control is not None:
+            control.hear(rr, ii, logits)
         if carries:
             cast(Carrier, model).carry(logits, cache=cast(Cache, cache), rows=rows, positions=targets)
         key = seeds.key(plan.seed[rr], "token", plan.turn[rr, ii], targets)
         drawn = _draw(logits, sampling, rows=rows, key=key, now=standing, reads=reads)
         for name, values in drawn.items():
             offer[name][rr, ii] = values
+    if control is not None:
+        top_k, top_p, warm = (
+            column(x, plan.rows[control.at[0]]) for x in (sampling.top_k, sampling.top_p, sampling.temperature)
+        )
+        control.choose(offer, plan, _limited(control.logits, top_k, top_p), warm[:, 0])
     return Proposal(asked=asked, is_open=asked & (plan.state == State.OPEN), **offer)
 
 
@@ -200,6 +214,16 @@ def _parts(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[Tenso
             yield some[part], chosen, ids
     if len(rest):
         yield rest, logits[rest] if len(some) else logits, None
+
+
+def _limited(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """Logits (N, V) with all that top-k or top-p take out at -inf."""
+    if not bool(((top_k > 0) | (top_p < 1)).any()):
+        return logits
+    kept = torch.full_like(logits, -torch.inf)
+    for part, chosen, ids in _parts(logits, top_k, top_p):
+        kept[part] = chosen if ids is None else kept[part].scatter(1, ids, chosen)
+    return kept
 
 
 def _kept(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

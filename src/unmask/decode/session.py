@@ -9,7 +9,9 @@ import torch
 
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
+from unmask.constrain.holes import Holes, Span
 from unmask.decode.audit import Auditor
+from unmask.decode.control import check
 from unmask.decode.decoder import Decoder
 from unmask.decode.lengths import fit
 from unmask.decode.loop import denoise
@@ -30,6 +32,9 @@ class Session:
         tokenizer: for stop strings and views.
         stops: strings that end a row at their earliest match in its last gap.
         ends: whether an end of text ends a row.
+        spans: of each row, what its text has to be; none where there is no constraint.
+    Raises:
+        BadInput, Unsupported: see `unmask.decode.control.check`.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Session:
         tokenizer: Tokenizer | None = None,
         stops: Sequence[str] = (),
         ends: bool = False,
+        spans: Sequence[Sequence[Span]] = (),
     ) -> None:
         self.model, self.decoder, self.layouts, self.stops = model, decoder, layouts, stops
         self.canvas = lay_out(model, layouts, decoder, seeds, ends=ends)
@@ -56,10 +62,15 @@ class Session:
         for row, reading in enumerate(self.readings):
             reading.drift = self.auditor.join(row, decoder.audit)
         self.num_forwards = 0
+        self.holes = Holes(spelled(model, tokenizer)) if any(spans) else None
+        for row, held in enumerate(spans):
+            if self.holes is not None:
+                check(decoder, held, lay_out(model, [layouts[row]], decoder, [0], ends=ends), self.holes.spell)
+                self.holes.enter(row, held)
 
     def run(self) -> Iterator[None]:
         """Go on turn by turn; yields after each forward."""
-        for turn in denoise(self.model, self.canvas, self.decoder, self.auditor):
+        for turn in denoise(self.model, self.canvas, self.decoder, self.auditor, self.holes):
             record({row: reading.trace for row, reading in enumerate(self.readings)}, self.canvas, turn)
             self.num_forwards += 1
             for row in turn.plan.rows.tolist() if self.stops else ():
@@ -107,6 +118,12 @@ def _padded(model: Denoiser, layout: Layout, decoder: Decoder) -> tuple[list[int
     size = min(decoder.room(len(tokens), first, model.traits), model.max_length)
     more = max(0, size - len(tokens)) if any(is_open) else 0
     return tokens + [blank(model)] * more, is_open + [True] * more
+
+
+def spelled(model: Denoiser, tokenizer: Tokenizer | None) -> list[bytes]:
+    """(V,) the bytes of each token of a model's vocabulary, b"" where nobody knows them."""
+    known = [] if tokenizer is None else tokenizer.token_bytes
+    return [*known, *[b""] * (model.vocab.size - len(known))]
 
 
 def blank(model: Denoiser) -> int:

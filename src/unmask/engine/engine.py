@@ -16,11 +16,12 @@ from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Cache, Denoiser
 from unmask.base.errors import BadInput, RequestFailed, TooLong, UnmaskError, Unsupported
 from unmask.base.step import Plan, Proposal, State
-from unmask.decode import guidance
+from unmask.constrain.holes import Holes
+from unmask.decode import control, guidance
 from unmask.decode.audit import Auditor
 from unmask.decode.memory import Remembering
 from unmask.decode.reading import Reading
-from unmask.decode.session import lay_out
+from unmask.decode.session import lay_out, spelled
 from unmask.decode.staleness import Staleness
 from unmask.decode.trace import record
 from unmask.engine.batch import block_of, cut, share_out, widen
@@ -76,6 +77,7 @@ class Engine:
         self._sampling: Board | None = None  # comes with the first request
         self._guidance = torch.zeros(rows, dtype=torch.float64, device=model.device)
         self._revises = torch.zeros(rows, dtype=torch.bool, device=model.device)
+        self._holes = Holes()
         self._own = torch.zeros(rows, dtype=torch.int64, device=model.device)
         self._crowds: dict[object, Crowd] = {}
         self._waiting: deque[Live] = deque()
@@ -128,6 +130,9 @@ class Engine:
         decoder.window.check(model.traits)
         if not bool(canvas.done):
             decoder.window(canvas, model.traits, None)  # refuses what it can't do
+        if request.spans:
+            self._holes.spell = self._holes.spell or spelled(model, self.tokenizer)
+            control.check(decoder, request.spans, canvas, self._holes.spell)
         if decoder.window.caches and self.room.cache is None:
             raise Unsupported("this network takes a time, so no keys and values are final; use the window 'whole'")
         if decoder.window.caches:
@@ -195,6 +200,7 @@ class Engine:
             self._guidance[live.row] = decoder.guidance
             self._revises[live.row] = decoder.revises
             self._own[live.row] = len(request.layout.tokens)
+            self._holes.enter(live.row, request.spans)
             self._running[live.id] = live
             self._widths.join(live)
 
@@ -294,7 +300,7 @@ class Engine:
                 part, offered = plan.take(these), offer.take(these)
                 if not crowd.decoder.window.exact:
                     self._staleness.note(self.canvas, part, offered)
-                turn = crowd.decide(offered, part)
+                turn = control.settle(self._holes, self.canvas, crowd.decide(offered, part), anew=crowd.decoder.anew)
                 self.canvas.apply(turn.plan, turn.edit, turn.offer, spared[these])
                 if turn.edit.misread is not None:
                     self.room.trim(turn.plan.rows, turn.edit.misread)
@@ -303,15 +309,18 @@ class Engine:
 
     def _propose(self, lives: Sequence[Live], plan: Plan, *, caches: bool) -> Proposal:
         asked, reads = torch.zeros_like(plan.targets, dtype=torch.bool), frozenset[str]()
+        anew = torch.zeros_like(plan.rows, dtype=torch.bool)
         for crowd, index in by_crowd(lives):
             these = _index(plan, index)
             asked[these] = crowd.decoder.asks(plan if len(index) == len(lives) else plan.take(these))
             reads |= crowd.decoder.reads
+            anew[these] = crowd.decoder.anew
         cache = self.room.cache if caches else None
         model: Denoiser = self.model if caches or self._memory is None else self._memory
         if bool((self._guidance[plan.rows] > 0).any()):
             model = guidance.Guided(model, self._guidance, self.canvas.state == State.FIXED)
         assert self._sampling is not None
+        rule = control.Control.over(self._holes, self.canvas, plan, asked, anew)
         by_row = {live.row: live for live in lives}
         return self._auditor.propose(
             model,
@@ -321,6 +330,7 @@ class Engine:
             asked=asked,
             reads=reads,
             whole=lambda rows: self._plans([by_row[row] for row in rows.tolist()], None),
+            control=rule,
         )
 
     def _settle(self, lives: Sequence[Live], *, caches: bool) -> None:
@@ -374,6 +384,7 @@ class Engine:
             self._widths.leave(live.id)
             self.room.close(live.row, spoilt=spoilt)
             self.canvas.stop(_index(self.canvas, [live.row]))
+            self._holes.leave(live.row)
             del self._running[live.id]
             self._free.append(live.row)
         if not any(one.crowd is live.crowd for one in [*self._running.values(), *self._waiting]):

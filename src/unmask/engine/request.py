@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from unmask.base.errors import UnmaskError
+from unmask.constrain.holes import Span
 from unmask.decode.decoder import Decoder
 from unmask.decode.reading import Filled
 from unmask.text.layout import Layout
@@ -18,6 +19,7 @@ class Request:
         seed: keys its noise; nothing else does, so the same request gives the same tokens in any company.
         ends: whether an end of text ends it.
         stops: strings that end it at their earliest match in its last gap.
+        spans: what the text on some of its positions has to be.
         latency_s: seconds, from `Engine.add` on, in which it should be done; while it is late it is written with less
             effort, so its tokens depend on how busy the engine is. None: they never do.
         share: what it begins with is shared only with requests that say the same here.
@@ -28,6 +30,7 @@ class Request:
     seed: int = 0
     ends: bool = False
     stops: tuple[str, ...] = ()
+    spans: tuple[Span, ...] = ()
     latency_s: float | None = None
     share: str = ""
 

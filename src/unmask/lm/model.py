@@ -16,6 +16,7 @@ from torch import Tensor
 from unmask.base.attend import Attend
 from unmask.base.errors import BadInput, TooLong, Unsupported
 from unmask.engine import backends
+from unmask.lm.control import Controls, constrains
 from unmask.lm.results import Output, Score, Settings, StreamStep
 from unmask.lm.rows import Ask, Length, Prompt, Reader, is_list
 from unmask.lm.save import save
@@ -62,6 +63,7 @@ class LanguageModel:
         self.backend, self.runner = backends.build(self.model, backend)
         self.template = template or (None if tokenizer is None else Plain(tokenizer))
         self.reader = Reader(tokenizer, model.vocab, model.traits, model.max_length, name)
+        self.controls = Controls(tokenizer, model.vocab, name)
 
     @property
     def aio(self) -> "Asynchronous":
@@ -76,7 +78,7 @@ class LanguageModel:
         eos: Literal["stop", "keep", "forbid"] = "stop",
         stop: str | Sequence[str] = (),
         n: int = 1,
-        pins: Mapping[int, str] | None = None,
+        pins: Mapping[int, Prompt] | None = None,
         chat: bool = False,
         **settings: Unpack[Settings],
     ) -> Any:
@@ -88,16 +90,19 @@ class LanguageModel:
             eos: "stop" an end of text ends early, "keep" writes on behind it, "forbid" makes the length exact.
             stop: strings that end the text at their earliest match, which is cut off.
             n: texts per prompt.
-            pins: token position in the completion to the text that stands there.
+            pins: token position in the completion to the text (or ids) that stands there.
             chat: answer a conversation, put through the model's chat template: the prompt is the user's text, a list of
                 messages of a role and a content, or a list of either. `.text` is the conversation as the model sees it
-                and the answer, `.completion` the answer.
+                and the answer, `.completion` the answer. An answer that is constrained ends as the constraint says, and
+                not at the template's stop strings.
             settings: see `unmask.lm.results.Settings`.
         Returns:
             An `Output`; a list of them for a list of prompts or n > 1 (all of the first prompt first).
         """
         asked = self.turns(prompt) if chat else prompt
-        ask = self.ask(asked, length=length, eos=eos, stop=stop, n=n, pins=pins, chat=chat)
+        bare = chat and constrains(settings)
+        ask = self.ask(asked, length=length, eos=eos, stop=stop, n=n, pins=pins, chat=chat and not bare)
+        ask = self.controls.hold(ask, settings, may_end=eos != "forbid")
         outputs = write(self.runner, self.tokenizer, ask, settings)
         return outputs if n > 1 or is_list(asked) else outputs[0]
 
@@ -108,7 +113,7 @@ class LanguageModel:
         length: Length = 64,
         eos: Literal["stop", "keep", "forbid"] = "stop",
         stop: str | Sequence[str] = (),
-        pins: Mapping[int, str] | None = None,
+        pins: Mapping[int, Prompt] | None = None,
         chat: bool = False,
         **settings: Unpack[Settings],
     ) -> Iterator[StreamStep]:
@@ -122,7 +127,9 @@ class LanguageModel:
         asked = self.turns(prompt) if chat else prompt
         if is_list(asked):
             raise BadInput("a stream continues one prompt, not a list; use generate for several")
-        ask = self.ask(asked, length=length, eos=eos, stop=stop, n=1, pins=pins, chat=chat)
+        bare = chat and constrains(settings)
+        ask = self.ask(asked, length=length, eos=eos, stop=stop, n=1, pins=pins, chat=chat and not bare)
+        ask = self.controls.hold(ask, settings, may_end=eos != "forbid")
         return stream(self.runner, self.tokenizer, ask, settings)
 
     def infill(
@@ -139,16 +146,20 @@ class LanguageModel:
         Returns:
             An `Output`; a list for n > 1. `.text` is the prefix, the completion and the suffix, byte for byte.
         """
-        outputs = write(self.runner, self.tokenizer, self.reader.infill(prefix, suffix, length, n), settings)
+        ask = self.reader.infill(prefix, suffix, length, n, fits=self.controls.fits(settings))
+        outputs = write(self.runner, self.tokenizer, self.controls.hold(ask, settings), settings)
         return outputs if n > 1 else outputs[0]
 
     def fill(self, template: str, **settings: Unpack[Settings]) -> Output:
         """Fill a template, `Dear {{name:1-4}}, your parcel {{:8}} today.`; the numbers are tokens.
 
+        `constraint` may say for each hole by its name what its text has to be.
+
         Returns:
             An `Output`; `.holes` has the name and the text of each hole.
         """
-        return write(self.runner, self.tokenizer, self.reader.fill(parse(template)), settings)[0]
+        ask = self.reader.fill(parse(template), fits=self.controls.fits(settings))
+        return write(self.runner, self.tokenizer, self.controls.hold(ask, settings), settings)[0]
 
     def refine(
         self,
@@ -168,8 +179,9 @@ class LanguageModel:
             length: positions for each span, instead of as many as it has now; needs strength 1.
             settings: see `unmask.lm.results.Settings`.
         """
-        ask = self.reader.refine(text, spans, strength, length, settings.get("seed", 0))
-        return write(self.runner, self.tokenizer, ask, settings)[0]
+        fits = self.controls.fits(settings)
+        ask = self.reader.refine(text, spans, strength, length, settings.get("seed", 0), fits)
+        return write(self.runner, self.tokenizer, self.controls.hold(ask, settings), settings)[0]
 
     def score(
         self,
@@ -289,7 +301,7 @@ class LanguageModel:
         eos: str = "stop",
         stop: str | Sequence[str] = (),
         n: int = 1,
-        pins: Mapping[int, str] | None = None,
+        pins: Mapping[int, Prompt] | None = None,
         chat: bool = False,
     ) -> Ask:
         """What `generate` writes, as rows, for who writes them on an engine of their own.

@@ -36,7 +36,8 @@ class Settings(TypedDict, total=False):
     `decoder` is a preset's name or "window x policy + policy"; its options are given by name beside it, see
     `unmask.decode.options`. `watch` is called after every forward, with what is being written. With `latency_s`, the
     text should be done in so many seconds: while it is late it is written with less effort, so its tokens depend on how
-    fast this machine is just now; `Stats.eased` says what was done.
+    fast this machine is just now; `Stats.eased` says what was done. What the text has to be is said by `schema`,
+    `regex`, `choices`, `contains`, `banned` or `constraint`, see `unmask.lm.control`.
     """
 
     decoder: str | None
@@ -77,6 +78,9 @@ class Settings(TypedDict, total=False):
     schema: Any
     regex: str | None
     choices: Sequence[str] | None
+    contains: str | Sequence[str] | None
+    banned: str | Sequence[str] | None
+    constraint: Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 It does not know the network or how rows are filled.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from unmask.base import seeds
 from unmask.base.errors import BadInput, TooLong, Unsupported
 from unmask.base.vocab import Traits, Vocab
+from unmask.constrain.holes import Span
 from unmask.decode.lengths import candidates
 from unmask.text.layout import Fixed, Gap, Layout, lay
 from unmask.text.segments import Hole, Segment
@@ -19,6 +20,8 @@ from unmask.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int] | None
 Length = int | tuple[int, int]
+Fits = Callable[[str | None, int], bool]
+"""Whether a gap of a name may have so many tokens."""
 NEVER = float("inf")
 
 
@@ -32,6 +35,7 @@ class Ask:
         no_end_before: per text, canvas position before which no end of text may stand.
         ends: whether an end of text ends a row.
         stops: strings that end a text.
+        spans: of each layout, what its text has to be; as `texts`, or empty where nothing is asked.
         full: what to report of a row that used up all its positions.
     """
 
@@ -40,6 +44,7 @@ class Ask:
     no_end_before: list[float]
     ends: bool = False
     stops: tuple[str, ...] = ()
+    spans: list[list[tuple[Span, ...]]] = field(default_factory=list)
     full: Literal["stop", "length"] = "stop"
 
     @property
@@ -55,6 +60,10 @@ class Range:
     low: int
     high: int
     name: str | None = None
+
+
+def _any(name: str | None, num_tokens: int) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +115,7 @@ class Reader:
         return [i for i in (self.vocab.bos, self.vocab.eos) if i is not None][:1]
 
     def generation(
-        self, prompt: Any, *, length: Length, eos: str, stop: str | Sequence[str], n: int, pins: Mapping[int, str]
+        self, prompt: Any, *, length: Length, eos: str, stop: str | Sequence[str], n: int, pins: Mapping[int, Prompt]
     ) -> Ask:
         """Rows that continue prompts: text, ids, None, or pieces that were laid out before."""
         if eos not in ("stop", "keep", "forbid"):
@@ -126,20 +135,34 @@ class Reader:
             full="length",
         )
 
-    def infill(self, prefix: Prompt, suffix: Prompt, length: Length, n: int = 1, stop: str | Sequence[str] = ()) -> Ask:
+    def infill(
+        self,
+        prefix: Prompt,
+        suffix: Prompt,
+        length: Length,
+        n: int = 1,
+        stop: str | Sequence[str] = (),
+        fits: Fits = _any,
+    ) -> Ask:
         """Rows with one gap between two texts; stop strings cut what is written in it."""
-        ask = self._gaps([self._text(prefix), _gap(length), self._text(suffix)], n)
+        ask = self._gaps([self._text(prefix), _gap(length), self._text(suffix)], n, fits)
         return replace(ask, stops=self.strings(stop))
 
-    def fill(self, segments: Sequence[Segment], n: int = 1) -> Ask:
+    def fill(self, segments: Sequence[Segment], n: int = 1, fits: Fits = _any) -> Ask:
         """Rows for text with holes."""
         parts = [Range(p.low, p.high, p.name) if isinstance(p, Hole) else self._text(p.text) for p in segments]
         if not any(isinstance(p, Range) for p in parts):
             raise BadInput("there is no hole to fill; a template has them as {{name:1-4}} or {{:8}}")
-        return self._gaps(parts, n)
+        return self._gaps(parts, n, fits)
 
     def refine(
-        self, text: str, spans: Sequence[tuple[int, int]], strength: float, length: Length | None, seed: int
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]],
+        strength: float,
+        length: Length | None,
+        seed: int,
+        fits: Fits = _any,
     ) -> Ask:
         """Rows in which spans of a text are open again."""
         if not 0 < strength <= 1:
@@ -153,13 +176,15 @@ class Reader:
             ids = self.ids(text[start:end])
             parts.append(_gap(length) if length is not None else _noised(ids, strength, seed, start))
             at = end
-        return self._gaps([*parts, self._text(text[at:])], 1)
+        return self._gaps([*parts, self._text(text[at:])], 1, fits)
 
-    def _gaps(self, parts: Sequence[Fixed | Gap | Range], n: int) -> Ask:
+    def _gaps(self, parts: Sequence[Fixed | Gap | Range], n: int, fits: Fits) -> Ask:
         if self.traits.sees != "all":
             raise Unsupported(f"{self.name} can't see what stands behind a gap; use generate, or a model that can")
         rows = []
-        for lengths in candidates([(p.low, p.high) for p in parts if isinstance(p, Range)]):
+        ranges = [p for p in parts if isinstance(p, Range)]
+        possible = [[size for size in range(p.low, p.high + 1) if fits(p.name, size)] for p in ranges]
+        for lengths in candidates([(p.low, p.high) for p in ranges], possible):
             chosen = iter(lengths)
             rows.append(
                 self._row([Gap(length=next(chosen), name=p.name) if isinstance(p, Range) else p for p in parts])
@@ -194,7 +219,7 @@ class Reader:
     def _spelled(self, ids: list[int]) -> str | None:
         return None if self.tokenizer is None else self.tokenizer.decode(ids)
 
-    def pinned(self, pins: Mapping[int, str], length: int) -> dict[int, int]:
+    def pinned(self, pins: Mapping[int, Prompt], length: int) -> dict[int, int]:
         """Position to id of texts that stand at positions of a completion."""
         given: dict[int, int] = {}
         for at, text in sorted(pins.items()):

@@ -20,6 +20,7 @@ from unmask.engine import backends
 from unmask.engine.engine import Engine
 from unmask.engine.pages import PAGE, pages_for
 from unmask.engine.request import Request
+from unmask.lm.control import CONSTRAINTS
 from unmask.lm.results import Output, Settings, Stats, StreamStep
 from unmask.lm.rows import Ask
 from unmask.text.tokenizer import Tokenizer
@@ -27,10 +28,8 @@ from unmask.text.tokenizer import Tokenizer
 ROWS = 64
 """Rows that are written at the same time; what is more waits for places."""
 
-_OTHERS = ("decoder", "seed", "watch", "latency_s")
+_OTHERS = ("decoder", "seed", "watch", "latency_s", *CONSTRAINTS)
 """Settings that are no options of a decoder."""
-_LATER = ("schema", "regex", "choices")
-"""Settings of the public face that need constrained decoding."""
 
 
 class Writing:
@@ -97,7 +96,14 @@ def requests(model: Denoiser, ask: Ask, settings: Settings, *, share: str = "") 
     """What an engine is asked for the rows of an ask, candidates of one text side by side.
 
     `share` is that of `unmask.engine.request.Request`.
+
+    Raises:
+        Unsupported: settings that say what a text has to be, for rows that hold nothing of it; see `Controls.hold`.
     """
+    for name in CONSTRAINTS:
+        if settings.get(name) is not None and not ask.spans:
+            raise Unsupported(f"{name}= needs constrained decoding, which is not offered here")
+    spans = ask.spans or [[()] * len(rows) for rows in ask.texts]
     decoders = {early: _decoder(model, settings, early) for early in set(ask.no_end_before)}
     seed = _seed(settings)
     return [
@@ -107,11 +113,12 @@ def requests(model: Denoiser, ask: Ask, settings: Settings, *, share: str = "") 
             seed=int(seeds.key(seed, "draw", draw)),
             ends=ask.ends,
             stops=ask.stops,
+            spans=held,
             latency_s=settings.get("latency_s"),
             share=share,
         )
-        for rows, draw, early in zip(ask.texts, ask.draws, ask.no_end_before, strict=True)
-        for row in rows
+        for rows, draw, early, each in zip(ask.texts, ask.draws, ask.no_end_before, spans, strict=True)
+        for row, held in zip(rows, each, strict=True)
     ]
 
 
@@ -193,9 +200,6 @@ def _seed(settings: Settings) -> int:
 def _decoder(model: Denoiser, settings: Settings, early: float) -> Decoder:
     """The decoder of some rows: `early` is where an end of text may first stand."""
     options: dict[str, Any] = {k: v for k, v in settings.items() if k not in _OTHERS}
-    for name in _LATER:
-        if options.pop(name, None) is not None:
-            raise Unsupported(f"{name}= needs constrained decoding, which this version does not have")
     vocab = model.vocab
     forbidden = {vocab.bos, vocab.pad} - {None, *vocab.ends}
     return build(

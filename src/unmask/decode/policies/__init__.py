@@ -1,7 +1,8 @@
 """Which offers become tokens, and which tokens are taken back: one policy a file, one line here.
 
 A policy is a frozen dataclass whose fields are its options, with `revises` (whether it may change DONE positions) and
-`(offer, plan, edit) -> edit`. Policies are applied in order; each sees what those before it decided.
+`(offer, plan, edit) -> edit`. One that writes every target anew each step, kept tokens included, says so by `anew`.
+Policies are applied in order; each sees what those before it decided.
 
 What is not needed is not computed. A policy that reads an offer's entropy or margin names it in `reads`; one that knows
 which targets it may change before it sees an offer is `Choosy`, and the others get none.

@@ -34,6 +34,7 @@ class Renoise:
     size: int = 1
     mask: int | None = None
     revises: ClassVar[bool] = True
+    anew: ClassVar[bool] = True
     reads: ClassVar[frozenset[str]] = frozenset({"entropy"})
 
     def __call__(self, offer: Proposal, plan: Plan, edit: Edit) -> Edit:
