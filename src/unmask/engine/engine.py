@@ -309,17 +309,16 @@ class Engine:
 
     def _propose(self, lives: Sequence[Live], plan: Plan, *, caches: bool) -> Proposal:
         asked, reads = torch.zeros_like(plan.targets, dtype=torch.bool), frozenset[str]()
-        anew = torch.zeros_like(plan.rows, dtype=torch.bool)
         for crowd, index in by_crowd(lives):
             these = _index(plan, index)
             asked[these] = crowd.decoder.asks(plan if len(index) == len(lives) else plan.take(these))
             reads |= crowd.decoder.reads
-            anew[these] = crowd.decoder.anew
         cache = self.room.cache if caches else None
         model: Denoiser = self.model if caches or self._memory is None else self._memory
         if bool((self._guidance[plan.rows] > 0).any()):
             model = guidance.Guided(model, self._guidance, self.canvas.state == State.FIXED)
         assert self._sampling is not None
+        anew = torch.tensor([live.request.decoder.anew for live in lives], device=asked.device)
         rule = control.Control.over(self._holes, self.canvas, plan, asked, anew)
         by_row = {live.row: live for live in lives}
         return self._auditor.propose(
