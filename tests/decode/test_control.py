@@ -76,7 +76,7 @@ def test_every_text_fits(name, options, pattern):
             assert not filled.left
             assert re.fullmatch(pattern, spelled(filled.gaps[0]))
             assert ends or len(filled.gaps[0]) == 8
-            assert all(-torch.inf < p <= 1e-9 for p in filled.log_probs[0])
+            assert all(one is None or -torch.inf < one.log_prob <= 1e-9 for one in filled.changes[0])
 
 
 def test_two_gaps_beside_free_rows():
@@ -93,7 +93,7 @@ def test_two_gaps_beside_free_rows():
     both = written([spans if i % 2 else [] for i in range(20)])
     free = written([[]] * 20)
     assert [f.gaps for f in both[::2]] == [f.gaps for f in free[::2]]
-    assert [f.log_probs for f in both[::2]] == [f.log_probs for f in free[::2]]
+    assert [f.changes for f in both[::2]] == [f.changes for f in free[::2]]
     for filled in both[1::2]:
         assert re.fullmatch("(ab)*", spelled(filled.gaps[0]))
         assert re.fullmatch("b*a?", spelled(filled.gaps[1]))

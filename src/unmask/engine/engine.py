@@ -313,23 +313,21 @@ class Engine:
             these = _index(plan, index)
             asked[these] = crowd.decoder.asks(plan if len(index) == len(lives) else plan.take(these))
             reads |= crowd.decoder.reads
-        cache = self.room.cache if caches else None
         model: Denoiser = self.model if caches or self._memory is None else self._memory
         if bool((self._guidance[plan.rows] > 0).any()):
             model = guidance.Guided(model, self._guidance, self.canvas.state == State.FIXED)
         assert self._sampling is not None
         anew = torch.tensor([live.request.decoder.anew for live in lives], device=asked.device)
-        rule = control.Control.over(self._holes, self.canvas, plan, asked, anew)
         by_row = {live.row: live for live in lives}
         return self._auditor.propose(
             model,
             plan,
             self._sampling.part,
-            cache=cache,
+            cache=self.room.cache if caches else None,
             asked=asked,
             reads=reads,
             whole=lambda rows: self._plans([by_row[row] for row in rows.tolist()], None),
-            control=rule,
+            control=control.Control.over(self._holes, self.canvas, plan, asked, anew),
         )
 
     def _settle(self, lives: Sequence[Live], *, caches: bool) -> None:
