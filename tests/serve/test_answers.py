@@ -89,6 +89,17 @@ class TestTexts:
         assert said["choices"][0]["text"] == out.completion
         assert said["usage"]["forwards"] == out.stats.forwards == 3
 
+    @pytest.mark.parametrize(
+        ("said", "effort"),
+        [("minimal", "instant"), ("instant", "instant"), ("low", "low"), ("medium", "medium"), ("high", "high")],
+    )
+    def test_effort_by_openais_name(self, toy, said, effort):
+        ask = {"messages": CHAT, "max_tokens": 24, "eos": "forbid", "diffusion": {"decoder": "llada"}}
+        found = toy.post("/v1/chat/completions", reasoning_effort=said, **ask).json()
+        out = toy.lm.generate(CHAT, chat=True, length=24, eos="forbid", decoder="llada", effort=effort)
+        assert found["choices"][0]["message"]["content"] == out.completion
+        assert found["usage"]["forwards"] == out.stats.forwards
+
     def test_what_every_client_sends_and_means_nothing(self, toy):
         nothing = {
             "frequency_penalty": 0,
@@ -183,6 +194,34 @@ class TestAccount:
         assert said["forwards"] == sum(o.stats.forwards for o in outs)
         assert said["tokens_per_forward"] == pytest.approx(said["completion_tokens"] / said["forwards"], abs=1e-4)
         assert said["edits"] == sum(o.stats.edits for o in outs)
+
+    def test_what_became_of_a_target(self, toy):
+        ask = {"prompt": "a", "max_tokens": 24, "eos": "forbid", "n": 2}
+        decoder = {"decoder": "whole x quota", "steps": 24}
+        said = toy.post("/v1/completions", **ask, diffusion={**decoder, "latency_s": 1e-6}).json()
+        for eased in said["usage"]["eased"]:
+            assert (eased["target_s"], eased["kept"], eased["effort"]) == (1e-6, False, "instant")
+            assert eased["took_s"] > 0 < eased["steps"]
+            assert eased["numbers"]
+        plenty = toy.post("/v1/completions", **ask, diffusion={**decoder, "latency_s": 250}).json()
+        untimed = toy.post("/v1/completions", **ask, diffusion=decoder).json()
+        assert said["usage"]["forwards"] < untimed["usage"]["forwards"]
+        assert [(e["kept"], e["steps"], e["numbers"]) for e in plenty["usage"]["eased"]] == [(True, 0, {})] * 2
+        assert plenty["choices"] == untimed["choices"]
+        assert "eased" not in untimed["usage"]
+
+    def test_an_audit_is_told(self, toy):
+        options = {"decoder": "fast-dllm-dual", "block": 8, "audit": 1}
+        ask = {"prompt": "def add(", "max_tokens": 16, "eos": "forbid"}
+        said = toy.post("/v1/completions", **ask, diffusion=options).json()
+        out = toy.lm.generate("def add(", length=16, eos="forbid", **options)
+        (drift,) = said["usage"]["drift"]
+        assert drift["targets"] > 0
+        assert drift["mean_tv"] == pytest.approx(out.stats.drift.mean_tv)
+        assert drift["flips"] == out.stats.drift.flips
+        plain = toy.post("/v1/completions", **ask, diffusion=options | {"audit": None}).json()
+        assert plain["choices"] == said["choices"]
+        assert "drift" not in plain["usage"]
 
     def test_edits_are_counted(self, toy):
         options = {"decoder": "whole x ancestral + remask", "steps": 12, "eta": 0.9}

@@ -89,6 +89,16 @@ WRONG = [
     (TEXT, {"prompt": "x", "diffusion": {"decoder": "w" * 300}}, "diffusion.decoder"),
     (TEXT, {"prompt": "x", "diffusion": {"deadline_s": 0}}, "diffusion.deadline_s"),
     (TEXT, {"prompt": "x", "diffusion": {"deadline_s": 1e9}}, "diffusion.deadline_s"),
+    (TEXT, {"prompt": "x", "diffusion": {"latency_s": 0}}, "diffusion.latency_s"),
+    (TEXT, {"prompt": "x", "diffusion": {"latency_s": 1, "decoder": "whole x everything"}}, "diffusion.latency_s"),
+    (CHAT, {"messages": USER, "reasoning_effort": "utmost"}, "reasoning_effort"),
+    (CHAT, {"messages": USER, "reasoning_effort": "low", "diffusion": {"effort": "low"}}, "reasoning_effort"),
+    (
+        CHAT,
+        {"messages": USER, "reasoning_effort": "low", "diffusion": {"decoder": "whole x everything"}},
+        "reasoning_effort",
+    ),
+    (TEXT, {"prompt": "x", "reasoning_effort": "low"}, "reasoning_effort"),
     (TEXT, {"prompt": "x", "temperature": 1, "diffusion": {"temperature": 1}}, "temperature"),
     # what can't be honoured
     (CHAT, {"messages": USER, "tools": [{"type": "function"}]}, "tools"),

@@ -18,8 +18,8 @@ class Request:
         seed: keys its noise; nothing else does, so the same request gives the same tokens in any company.
         ends: whether an end of text ends it.
         stops: strings that end it at their earliest match in its last gap.
-        latency_s: seconds, from `Engine.add` on, in which it should be done; while it is late it is written with less
-            effort, so its tokens depend on how busy the engine is. None: they never do.
+        latency_s: seconds from when it was asked for (see `Engine.add`) in which it should be done; while it is late it
+            is written with less effort, so its tokens depend on how busy the engine is. None: they never do.
         share: what it begins with is shared only with requests that say the same here.
     """
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
+from unmask.decode.effort import EFFORTS
 from unmask.decode.options import OPTIONS, check
 
 SEED = Field(default=0, ge=-(2**63), lt=2**63, description="of all noise: the same request and seed give the same text")
@@ -49,6 +50,11 @@ class _Diffusion(Body):
 
     stream: bool = Field(default=False, description="tell drafts in chunks of their own, in a field `diffusion`")
     deadline_s: float | None = Field(default=None, gt=0, description="give up after so many seconds")
+    latency_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="be done in so many seconds: less effort while it is late, so the text depends on load",
+    )
     decoder: str | None = Field(default=None, max_length=200, description='a preset, or "window x policy + policy"')
 
 
@@ -82,6 +88,11 @@ class Writing(Asked):
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
     diffusion: Diffusion | None = None  # type: ignore[valid-type]
+
+
+REASONING = {"minimal": "instant", **{name: name for name in EFFORTS}}
+"""OpenAI's and Mercury's names of efforts to ours."""
+Reasoning: Any = Literal[tuple(REASONING)]
 
 
 class StreamOptions(Body):
@@ -142,6 +153,7 @@ class Chat(Streaming, Eos):
     messages: list[Message] = Field(min_length=1)
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
+    reasoning_effort: Reasoning | None = Field(default=None, description="`diffusion.effort` by OpenAI's names")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     tools: list[dict[str, Any]] | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,12 +20,20 @@ from unmask.serve.guard import json_bytes
 from unmask.serve.job import Done, Job, Tells
 from unmask.serve.limits import Limits
 from unmask.serve.metrics import Metrics
-from unmask.serve.schemas import Asked, Writing
+from unmask.serve.schemas import REASONING, Asked, Writing
 from unmask.serve.turns import Turns
 from unmask.serve.worker import Worker
 
 CONSTRAINTS = {"schema": "response_format"}
 """Settings of constrained decoding, and the fields that they come from."""
+
+
+TOP: dict[str, tuple[str, Mapping[str, Any] | None]] = {
+    "temperature": ("temperature", None),
+    "top_p": ("top_p", None),
+    "reasoning_effort": ("effort", REASONING),
+}
+"""Decoding settings that OpenAI's protocol has at the top of a body: their names with us, and those of their values."""
 
 
 class Answer(Response):
@@ -121,12 +129,12 @@ class Service:
             body.diffusion.model_dump(exclude={"stream", "deadline_s"}) if body.diffusion is not None else {}
         )
         settings |= {name: value for name, value in inner.items() if value is not None}
-        for name in ("temperature", "top_p"):
-            value = getattr(body, name)
+        for top, (name, values) in TOP.items():
+            value = getattr(body, top, None)
             if value is not None and name in settings:
-                raise Refused("invalid_value", f"{name} was given twice, here and in diffusion; give it once", name)
+                raise Refused("invalid_value", f"{name} was given twice, here and in diffusion; give it once", top)
             if value is not None:
-                settings[name] = value
+                settings[name] = value if values is None else values[value]
         return settings
 
     async def finish(self, request: Request, job: Job) -> Done:
@@ -164,7 +172,8 @@ def naming_option(settings: dict[str, Any], body: Writing) -> Iterator[None]:
         if first in CONSTRAINTS:
             param = CONSTRAINTS[first]
         elif first in settings:
-            param = first if getattr(body, first, None) is not None else f"diffusion.{first}"
+            above = [top for top, (name, _) in TOP.items() if name == first and getattr(body, top, None) is not None]
+            param = above[0] if above else f"diffusion.{first}"
         elif "decoder" in settings:
             param = "diffusion.decoder"
         raise refused(error, param) from error
