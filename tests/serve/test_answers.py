@@ -7,6 +7,7 @@ import pytest
 from serving import serving, toy
 
 from unmask.lm.model import LanguageModel
+from unmask.serve.routes.llama import indented
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "def add("}]
 SHARP = {"temperature": 1.0, "seed": 7}
@@ -147,6 +148,44 @@ class TestHoles:
         assert said["text"] == toy.lm.refine(text, spans=[(0, len(text))], strength=0.3, seed=1).text
         longer = toy.post("/v1/refine", text=text, spans=[[9, 13]], length=[2, 5]).json()["choices"][0]
         assert longer["text"] == toy.lm.refine(text, spans=[(9, 13)], length=(2, 5)).text
+
+    def test_llama_cpps_infill(self, toy):
+        ask = {
+            "input_prefix": "def f():\n",
+            "prompt": "    a = ",
+            "input_suffix": "\n    return a\n",
+            "n_predict": 6,
+            "top_k": 40,
+            "top_p": 0.99,
+            "samplers": ["top_k", "top_p", "infill"],
+            "cache_prompt": True,
+            "t_max_prompt_ms": 500,
+        }
+        texts = "def f():\n    a = ", "\n    return a\n"
+        said = toy.post("/infill", **ask).json()
+        assert said["content"] == toy.lm.infill(*texts, length=(1, 6), top_k=40, top_p=0.99).completion
+        assert said["tokens_predicted"] == said["usage"]["completion_tokens"]
+        fields = ["content", "timings/predicted_n", "timings/nothing"]
+        extra = [{"text": "import os", "filename": "a.py", "time": 3.5}]
+        other = toy.post("/infill", **ask, response_fields=fields, input_extra=extra).json()
+        assert {*other} == {"content", "timings/predicted_n"}
+        assert other["content"] == toy.lm.infill("import os\n" + texts[0], texts[1], length=(1, 6)).completion
+        on = toy.post("/infill", input_prefix="def f", n_predict=6).json()
+        assert on["content"] == toy.lm.generate("def f", length=6).completion
+        late = toy.post("/infill", **ask, t_max_predict_ms=250_000).json()
+        assert (late["content"], late["usage"]["eased"][0]["target_s"]) == (said["content"], 250)
+        nothing = toy.post("/infill", **{**ask, "n_predict": 0}).json()
+        assert (nothing["content"], nothing["tokens_predicted"]) == ("", 0)
+
+    def test_a_line_that_is_indented_by_less_ends_it(self):
+        text = "x = 1\n    y\n\n\tz\n  w\n    v"
+        assert [indented(text, n) for n in (0, 1, 3, 4)] == [
+            text,
+            "x = 1\n    y\n\n\tz\n  w\n    v",
+            "x = 1\n    y\n\n",
+            "x = 1\n    y\n\n",
+        ]
+        assert indented("a\nb", 1) == "a\n"
 
     def test_an_edit(self, toy):
         file = "def f(r):\n<|code_to_edit|>    a = <|cursor|>1\n<|/code_to_edit|>    return a\n"

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,12 +28,14 @@ CONSTRAINTS = {"schema": "response_format"}
 """Settings of constrained decoding, and the fields that they come from."""
 
 
-TOP: dict[str, tuple[str, Mapping[str, Any] | None]] = {
-    "temperature": ("temperature", None),
-    "top_p": ("top_p", None),
-    "reasoning_effort": ("effort", REASONING),
+TOP: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "temperature": ("temperature", float),
+    "top_p": ("top_p", float),
+    "top_k": ("top_k", int),
+    "reasoning_effort": ("effort", REASONING.__getitem__),
+    "t_max_predict_ms": ("latency_s", lambda ms: ms / 1000),
 }
-"""Decoding settings that OpenAI's protocol has at the top of a body: their names with us, and those of their values."""
+"""Decoding settings that other protocols have at the top of a body: what they and their values are with us."""
 
 
 class Answer(Response):
@@ -123,18 +125,18 @@ class Service:
         return job
 
     def settings(self, body: Writing) -> dict[str, Any]:
-        """Decoding settings of a body: those at its top, which OpenAI's protocol has, and the others in `diffusion`."""
+        """Decoding settings of a body: those at its top (`TOP`), and the others in `diffusion`."""
         settings: dict[str, Any] = {"seed": body.seed or 0}
         inner: dict[str, Any] = (
             body.diffusion.model_dump(exclude={"stream", "deadline_s"}) if body.diffusion is not None else {}
         )
         settings |= {name: value for name, value in inner.items() if value is not None}
-        for top, (name, values) in TOP.items():
+        for top, (name, ours) in TOP.items():
             value = getattr(body, top, None)
             if value is not None and name in settings:
                 raise Refused("invalid_value", f"{name} was given twice, here and in diffusion; give it once", top)
             if value is not None:
-                settings[name] = value if values is None else values[value]
+                settings[name] = ours(value)
         return settings
 
     async def finish(self, request: Request, job: Job) -> Done:
