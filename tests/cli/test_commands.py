@@ -196,6 +196,7 @@ def test_figures_tell_of_an_audit():
         tokens=[],
         finish_reason="stop",
         logprobs=[],
+        changes=[],
         holes=[],
         trace=Trace(),
         stats=Stats(4, 1.0, 0.0, 0, drift=Drift(2, [look])),
@@ -343,7 +344,7 @@ class TestBench:
         ("wrong", "told"),
         [
             (["--rows", "1,x"], "1,x"),
-            (["--lengths", "0"], "numbers from 1"),
+            (["--lengths", "0"], "numbers above 0"),
             (["--setting", "llada steps"], "llada steps"),
             (["--setting", "llada stepz=3"], "stepz"),
         ],

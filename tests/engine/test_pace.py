@@ -102,6 +102,15 @@ class TestLate:
         assert late.forwards <= instant.forwards + 1  # its first step may have its own numbers
         assert late.forwards >= instant.forwards - 1
 
+    def test_what_was_lost_before_it_came_counts(self, own):
+        clock = Clock()
+        clock.now = 100.0
+        engine = Engine(small(), clock=clock)
+        engine.add(request(latency_s=1.0), 98.0)
+        (result,) = [delta.result for _ in range(200) for delta in engine.step() if delta.last]
+        assert result.eased.took_s == 2.0
+        assert not result.eased.kept
+
     def test_waiting_counts(self, own):
         """A place on the engine comes late, and what was lost by then is made good."""
         clock = Clock()

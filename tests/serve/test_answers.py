@@ -7,6 +7,7 @@ import pytest
 from serving import serving, toy
 
 from unmask.lm.model import LanguageModel
+from unmask.serve.routes.llama import indented
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "def add("}]
 SHARP = {"temperature": 1.0, "seed": 7}
@@ -89,6 +90,17 @@ class TestTexts:
         assert said["choices"][0]["text"] == out.completion
         assert said["usage"]["forwards"] == out.stats.forwards == 3
 
+    @pytest.mark.parametrize(
+        ("said", "effort"),
+        [("minimal", "instant"), ("instant", "instant"), ("low", "low"), ("medium", "medium"), ("high", "high")],
+    )
+    def test_effort_by_openais_name(self, toy, said, effort):
+        ask = {"messages": CHAT, "max_tokens": 24, "eos": "forbid", "diffusion": {"decoder": "llada"}}
+        found = toy.post("/v1/chat/completions", reasoning_effort=said, **ask).json()
+        out = toy.lm.generate(CHAT, chat=True, length=24, eos="forbid", decoder="llada", effort=effort)
+        assert found["choices"][0]["message"]["content"] == out.completion
+        assert found["usage"]["forwards"] == out.stats.forwards
+
     def test_what_every_client_sends_and_means_nothing(self, toy):
         nothing = {
             "frequency_penalty": 0,
@@ -137,6 +149,44 @@ class TestHoles:
         longer = toy.post("/v1/refine", text=text, spans=[[9, 13]], length=[2, 5]).json()["choices"][0]
         assert longer["text"] == toy.lm.refine(text, spans=[(9, 13)], length=(2, 5)).text
 
+    def test_llama_cpps_infill(self, toy):
+        ask = {
+            "input_prefix": "def f():\n",
+            "prompt": "    a = ",
+            "input_suffix": "\n    return a\n",
+            "n_predict": 6,
+            "top_k": 40,
+            "top_p": 0.99,
+            "samplers": ["top_k", "top_p", "infill"],
+            "cache_prompt": True,
+            "t_max_prompt_ms": 500,
+        }
+        texts = "def f():\n    a = ", "\n    return a\n"
+        said = toy.post("/infill", **ask).json()
+        assert said["content"] == toy.lm.infill(*texts, length=(1, 6), top_k=40, top_p=0.99).completion
+        assert said["tokens_predicted"] == said["usage"]["completion_tokens"]
+        fields = ["content", "timings/predicted_n", "timings/nothing"]
+        extra = [{"text": "import os", "filename": "a.py", "time": 3.5}]
+        other = toy.post("/infill", **ask, response_fields=fields, input_extra=extra).json()
+        assert {*other} == {"content", "timings/predicted_n"}
+        assert other["content"] == toy.lm.infill("import os\n" + texts[0], texts[1], length=(1, 6)).completion
+        on = toy.post("/infill", input_prefix="def f", n_predict=6).json()
+        assert on["content"] == toy.lm.generate("def f", length=6).completion
+        late = toy.post("/infill", **ask, t_max_predict_ms=250_000).json()
+        assert (late["content"], late["usage"]["eased"][0]["target_s"]) == (said["content"], 250)
+        nothing = toy.post("/infill", **{**ask, "n_predict": 0}).json()
+        assert (nothing["content"], nothing["tokens_predicted"]) == ("", 0)
+
+    def test_a_line_that_is_indented_by_less_ends_it(self):
+        text = "x = 1\n    y\n\n\tz\n  w\n    v"
+        assert [indented(text, n) for n in (0, 1, 3, 4)] == [
+            text,
+            "x = 1\n    y\n\n\tz\n  w\n    v",
+            "x = 1\n    y\n\n",
+            "x = 1\n    y\n\n",
+        ]
+        assert indented("a\nb", 1) == "a\n"
+
     def test_an_edit(self, toy):
         file = "def f(r):\n<|code_to_edit|>    a = <|cursor|>1\n<|/code_to_edit|>    return a\n"
         content = f"<|current_file_content|>{file}<|/current_file_content|>"
@@ -183,6 +233,34 @@ class TestAccount:
         assert said["forwards"] == sum(o.stats.forwards for o in outs)
         assert said["tokens_per_forward"] == pytest.approx(said["completion_tokens"] / said["forwards"], abs=1e-4)
         assert said["edits"] == sum(o.stats.edits for o in outs)
+
+    def test_what_became_of_a_target(self, toy):
+        ask = {"prompt": "a", "max_tokens": 24, "eos": "forbid", "n": 2}
+        decoder = {"decoder": "whole x quota", "steps": 24}
+        said = toy.post("/v1/completions", **ask, diffusion={**decoder, "latency_s": 1e-6}).json()
+        for eased in said["usage"]["eased"]:
+            assert (eased["target_s"], eased["kept"], eased["effort"]) == (1e-6, False, "instant")
+            assert eased["took_s"] > 0 < eased["steps"]
+            assert eased["numbers"]
+        plenty = toy.post("/v1/completions", **ask, diffusion={**decoder, "latency_s": 250}).json()
+        untimed = toy.post("/v1/completions", **ask, diffusion=decoder).json()
+        assert said["usage"]["forwards"] < untimed["usage"]["forwards"]
+        assert [(e["kept"], e["steps"], e["numbers"]) for e in plenty["usage"]["eased"]] == [(True, 0, {})] * 2
+        assert plenty["choices"] == untimed["choices"]
+        assert "eased" not in untimed["usage"]
+
+    def test_an_audit_is_told(self, toy):
+        options = {"decoder": "fast-dllm-dual", "block": 8, "audit": 1}
+        ask = {"prompt": "def add(", "max_tokens": 16, "eos": "forbid"}
+        said = toy.post("/v1/completions", **ask, diffusion=options).json()
+        out = toy.lm.generate("def add(", length=16, eos="forbid", **options)
+        (drift,) = said["usage"]["drift"]
+        assert drift["targets"] > 0
+        assert drift["mean_tv"] == pytest.approx(out.stats.drift.mean_tv)
+        assert drift["flips"] == out.stats.drift.flips
+        plain = toy.post("/v1/completions", **ask, diffusion=options | {"audit": None}).json()
+        assert plain["choices"] == said["choices"]
+        assert "drift" not in plain["usage"]
 
     def test_edits_are_counted(self, toy):
         options = {"decoder": "whole x ancestral + remask", "steps": 12, "eta": 0.9}

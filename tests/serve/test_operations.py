@@ -337,6 +337,35 @@ class TestTold:
         for name in ("unmask_pages", "unmask_pages_idle", "unmask_batch_rows_count"):
             assert served.metric(name) > 0
 
+    def test_metrics_of_targets_and_audits(self, serving, lm):
+        served = serving(lm)
+        quota = {"decoder": "whole x quota", "steps": 12}
+        for more in ({"latency_s": 1e-6}, {"latency_s": 250}, {}):
+            served.post(TEXT, prompt="a", max_tokens=12, eos="forbid", diffusion={**quota, **more})
+        assert (
+            served.metric('unmask_targets_total{kept="no"}') == served.metric('unmask_targets_total{kept="yes"}') == 1
+        )
+        assert served.metric("unmask_eased_steps_total") > 0
+        assert served.metric("unmask_audited_total") == 0
+        kept = {"decoder": "fast-dllm-dual", "block": 8, "audit": 1}
+        (drift,) = served.post(TEXT, prompt="a", max_tokens=16, diffusion=kept).json()["usage"]["drift"]
+        assert served.metric("unmask_audited_total") == drift["steps"]
+        assert served.metric("unmask_compared_total") == drift["targets"]
+        assert served.metric("unmask_drift_sum_total") == pytest.approx(drift["mean_tv"] * drift["targets"])
+
+    def test_what_forwards_cost_is_asked_once_and_for_drafts_only(self, serving, ar_lm, monkeypatch):
+        asked = []
+        monkeypatch.setattr(
+            "unmask.serve.worker.backends.costs", lambda model: asked.append(model) or {1: 1.0, 33: 1.0}
+        )
+        served = serving(ar_lm)
+        draft = {"diffusion": {"decoder": "self-speculative"}}
+        assert served.post(TEXT, prompt="a", max_tokens=4).is_success
+        assert asked == []
+        texts = [served.post(TEXT, prompt="a", max_tokens=8, **draft).json()["choices"] for _ in range(2)]
+        assert asked == [ar_lm.runner]
+        assert texts[0] == texts[1] == served.post(TEXT, prompt="a", max_tokens=8).json()["choices"]
+
     def test_the_log(self, toy, caplog):
         from unmask.serve.run import Lines
 

@@ -6,7 +6,7 @@ from serving import serving, toy
 CHAT, TEXT, FIM, EDIT, APPLY = (
     f"/v1/{p}" for p in ("chat/completions", "completions", "fim/completions", "edit/completions", "apply/completions")
 )
-INFILL, REFINE, SCORE = "/v1/infill", "/v1/refine", "/v1/score"
+INFILL, REFINE, SCORE, LLAMA = "/v1/infill", "/v1/refine", "/v1/score", "/infill"
 USER = [{"role": "user", "content": "x"}]
 HOLE = {"mask": {"min": 1, "max": 2}}
 
@@ -89,6 +89,16 @@ WRONG = [
     (TEXT, {"prompt": "x", "diffusion": {"decoder": "w" * 300}}, "diffusion.decoder"),
     (TEXT, {"prompt": "x", "diffusion": {"deadline_s": 0}}, "diffusion.deadline_s"),
     (TEXT, {"prompt": "x", "diffusion": {"deadline_s": 1e9}}, "diffusion.deadline_s"),
+    (TEXT, {"prompt": "x", "diffusion": {"latency_s": 0}}, "diffusion.latency_s"),
+    (TEXT, {"prompt": "x", "diffusion": {"latency_s": 1, "decoder": "whole x everything"}}, "diffusion.latency_s"),
+    (CHAT, {"messages": USER, "reasoning_effort": "utmost"}, "reasoning_effort"),
+    (CHAT, {"messages": USER, "reasoning_effort": "low", "diffusion": {"effort": "low"}}, "reasoning_effort"),
+    (
+        CHAT,
+        {"messages": USER, "reasoning_effort": "low", "diffusion": {"decoder": "whole x everything"}},
+        "reasoning_effort",
+    ),
+    (TEXT, {"prompt": "x", "reasoning_effort": "low"}, "reasoning_effort"),
     (TEXT, {"prompt": "x", "temperature": 1, "diffusion": {"temperature": 1}}, "temperature"),
     # what can't be honoured
     (CHAT, {"messages": USER, "tools": [{"type": "function"}]}, "tools"),
@@ -115,6 +125,20 @@ WRONG = [
     (TEXT, {"prompt": "x", "suffix": "z", "eos": "forbid"}, "eos"),
     (FIM, {"prompt": "", "suffix": ""}, "prompt"),
     (FIM, {"prompt": "x", "repetition_penalty": 1.2}, "repetition_penalty"),
+    # llama.cpp's
+    (LLAMA, {}, "input_prefix"),
+    (LLAMA, {"input_prefix": "x" * 5000, "input_suffix": "y"}, "input_suffix"),
+    (LLAMA, {"input_prefix": "x", "input_suffix": "y", "samplers": ["mirostat"]}, "samplers"),
+    (LLAMA, {"input_prefix": "x", "input_suffix": "y", "stream": True}, "stream"),
+    (LLAMA, {"input_prefix": "x", "input_suffix": "y", "n": 2}, "n"),
+    (LLAMA, {"input_prefix": "x", "input_suffix": "y", "n_predict": -2}, "n_predict"),
+    (LLAMA, {"input_prefix": "x", "input_suffix": "y", "grammar": "root ::= x"}, "grammar"),
+    (LLAMA, {"input_prefix": "x", "input_extra": [{"filename": "a.py"}]}, "input_extra[0].text"),
+    (
+        LLAMA,
+        {"input_prefix": "x", "t_max_predict_ms": 9, "diffusion": {"decoder": "whole x everything"}},
+        "t_max_predict_ms",
+    ),
     # holes and spans
     (INFILL, {"segments": []}, "segments"),
     (INFILL, {"segments": [{"text": "x"}]}, "segments"),

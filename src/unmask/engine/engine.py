@@ -92,9 +92,12 @@ class Engine:
         """Whether a step would do something."""
         return bool(self._waiting or self._running or self._over)
 
-    def add(self, request: Request) -> int:
+    def add(self, request: Request, began: float | None = None) -> int:
         """Take a request in; it starts with one of the next steps.
 
+        Args:
+            request: what to write.
+            began: when it was asked for, by the engine's clock; None is now. A target of seconds counts from then.
         Returns:
             What it is called in deltas and by `cancel`.
         Raises:
@@ -105,7 +108,7 @@ class Engine:
             self._sampling = Board(decoder.sampling, self.num_rows, self.model.device)
         if decoder.sampling.forbidden != self._sampling.part.forbidden:
             raise Unsupported("requests of one engine forbid the same ids; use another engine for this one")
-        chase = self._pace.chase(request)
+        chase = self._pace.chase(request, began)
         if (name := kind(decoder)) not in self._crowds:
             self._crowds[name] = Crowd.of(decoder, self.num_rows, self.model.device)
         live = Live(self._next, request, canvas, self._crowds[name], chase=chase)
@@ -116,6 +119,7 @@ class Engine:
     def check(self, request: Request) -> Canvas:
         """A request's own canvas; raises what `add` raises. It changes nothing, so any thread may call it."""
         model, decoder = self.model, request.decoder
+        self._pace.check(request)
         if len(request.layout.tokens) > model.max_length:
             raise TooLong(f"the row has {len(request.layout.tokens)} positions and the model holds {model.max_length}")
         if request.stops and self.tokenizer is None:
@@ -139,6 +143,10 @@ class Engine:
             length = canvas.tokens.shape[1]
             self.room.could_hold(length, decoder.spare(length, model.traits), twice=bool(decoder.guidance))
         return canvas
+
+    def price(self, costs: Mapping[int, float]) -> None:
+        """Take what a forward costs into account from now on; as the argument `costs`."""
+        self._widths.seconds = dict(sorted(costs.items()))
 
     def reading(self, id: int) -> Reading | None:
         """A request's row as it stands, from its first step until the step after its last."""

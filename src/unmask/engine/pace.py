@@ -112,15 +112,15 @@ class Pace:
         self._last: float | None = None
         self._steps_s: deque[float] = deque(maxlen=RECENT)
 
-    def chase(self, request: Request) -> Chase | None:
-        """What there is to keep of a request's target from now on; None if it has none.
+    def check(self, request: Request) -> None:
+        """Refuse a target that can't be kept by anything that is done here.
 
         Raises:
             BadInput: a target that is no time, that nothing could be done for, or that nobody could check.
         """
         target = request.latency_s
         if target is None:
-            return None
+            return
         if isinstance(target, bool) or not isinstance(target, int | float) or not 0 < target < math.inf:
             raise BadInput(f"latency_s is a number of seconds above 0, not {target!r}")
         if request.decoder.effort is None:
@@ -129,7 +129,16 @@ class Pace:
             raise BadInput(
                 "latency_s needs an engine with a clock; give it one (clock=time.monotonic), or leave it out"
             )
-        return Chase(self.clock(), float(target), (request.decoder, *request.decoder.easier))
+
+    def chase(self, request: Request, began: float | None = None) -> Chase | None:
+        """What there is to keep of a request's target, which `check` let pass; None if it has none.
+
+        `began` is when it was asked for; None is now.
+        """
+        if request.latency_s is None or self.clock is None:
+            return None
+        now = self.clock() if began is None else began
+        return Chase(now, float(request.latency_s), (request.decoder, *request.decoder.easier))
 
     def tick(self, *, going_on: bool) -> None:
         """A step begins; whether the one before it, if any, has just ended, so that the time between was its own."""

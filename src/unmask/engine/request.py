@@ -20,8 +20,8 @@ class Request:
         ends: whether an end of text ends it.
         stops: strings that end it at their earliest match in its last gap.
         spans: what the text on some of its positions has to be.
-        latency_s: seconds, from `Engine.add` on, in which it should be done; while it is late it is written with less
-            effort, so its tokens depend on how busy the engine is. None: they never do.
+        latency_s: seconds from when it was asked for (see `Engine.add`) in which it should be done; while it is late it
+            is written with less effort, so its tokens depend on how busy the engine is. None: they never do.
         share: what it begins with is shared only with requests that say the same here.
     """
 

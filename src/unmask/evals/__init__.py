@@ -1,1 +1,1 @@
-"""What models and decoders are worth, measured: speed now; infilling, tasks and reports to come."""
+"""What models, decoders and servers are worth, measured: speed and load now; infilling, tasks and reports to come."""

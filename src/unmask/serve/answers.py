@@ -113,15 +113,22 @@ def continued(
         return lm.ask(list(prompts), length=length, eos=body.eos, stop=stop, n=n, pins=pins, chat=chat)
 
 
-def between(service: Service, lm: LanguageModel, body: Streaming, prompt: str, suffix: str, most: int | None) -> Ask:
-    """Rows that write what stands between two texts, which are both seen."""
-    given = counted(service.limits, lm, [prompt], "prompt") + counted(service.limits, lm, [suffix], "suffix")
+def between(
+    service: Service,
+    lm: LanguageModel,
+    body: Streaming,
+    texts: tuple[str, str],
+    most: int | None,
+    params: tuple[str, str] = ("prompt", "suffix"),
+) -> Ask:
+    """Rows that write what stands between two texts, which are both seen; `params` are the fields they came in."""
+    given = sum(counted(service.limits, lm, [text], param) for text, param in zip(texts, params, strict=True))
     most = most or max(1, min(DEFAULT_TOKENS // 4, lm.model.max_length - given - len(lm.reader.start)))
     stop, n = stops(service, body), texts_of(service, body)
     with naming("stop"):
         lm.reader.strings(stop)
-    with naming("suffix"):
-        return lm.reader.infill(prompt, suffix, (1, most), n, stop)
+    with naming(params[1]):
+        return lm.reader.infill(*texts, (1, most), n, stop)
 
 
 def stops(service: Service, body: Streaming) -> list[str]:

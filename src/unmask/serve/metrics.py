@@ -20,6 +20,10 @@ _COUNTERS = {
     "prompt": "positions that were to be read before a request could write",
     "reused": "those of them that another request had read already (cache hits)",
     "preempted": "rows that had to give way for a while",
+    "audited": "forwards for measuring drift, which are not among the others",
+    "compared": "offers over an approximate cache that were compared with those of a full forward",
+    "flipped": "those of them whose best token was another one",
+    "drift_sum": "total variation of what was compared, summed up",
 }
 _GAUGES = {
     "running": "rows that are being written",
@@ -65,9 +69,15 @@ class Metrics:
         self.step = Histogram("unmask_step_seconds", "of the engine", buckets=SECONDS, registry=registry)
         self.batch = Histogram("unmask_batch_rows", "rows in a step", buckets=ROWS, registry=registry)
         self.returned = Counter("unmask_returned_tokens", "tokens that were given back", registry=registry)
+        self.targets = Counter(
+            "unmask_targets", "texts with a target of seconds, by whether it was kept", ["kept"], registry=registry
+        )
+        self.eased = Counter("unmask_eased_steps", "steps with less effort than was asked for", registry=registry)
         self.draining = Gauge("unmask_draining", "whether new requests are refused", registry=registry)
         for end in ("finished", "failed", "cancelled"):
             self.jobs.labels(end)
+        for kept in ("yes", "no"):
+            self.targets.labels(kept)
         self._stats: Stats | None = None
         self._queue: Queue | None = None
         registry.register(self)
@@ -97,6 +107,9 @@ class Metrics:
         for output in outputs:
             self.per_forward.observe(output.stats.tokens_per_forward)
             self.returned.inc(len(output.tokens))
+            if (eased := output.stats.eased) is not None:
+                self.targets.labels("yes" if eased.kept else "no").inc()
+                self.eased.inc(eased.steps)
 
     def ended(self, end: str) -> None:
         """A job ended: finished, failed or cancelled."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
+from unmask.decode.effort import EFFORTS
 from unmask.decode.options import OPTIONS, check
 
 SEED = Field(default=0, ge=-(2**63), lt=2**63, description="of all noise: the same request and seed give the same text")
@@ -49,6 +50,11 @@ class _Diffusion(Body):
 
     stream: bool = Field(default=False, description="tell drafts in chunks of their own, in a field `diffusion`")
     deadline_s: float | None = Field(default=None, gt=0, description="give up after so many seconds")
+    latency_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="be done in so many seconds: less effort while it is late, so the text depends on load",
+    )
     decoder: str | None = Field(default=None, max_length=200, description='a preset, or "window x policy + policy"')
 
 
@@ -82,6 +88,11 @@ class Writing(Asked):
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
     diffusion: Diffusion | None = None  # type: ignore[valid-type]
+
+
+REASONING: dict[str, str] = {"minimal": "instant", **dict(zip(EFFORTS, EFFORTS, strict=True))}
+"""OpenAI's and Mercury's names of efforts to ours."""
+Reasoning: Any = Literal[tuple(REASONING)]
 
 
 class StreamOptions(Body):
@@ -142,6 +153,7 @@ class Chat(Streaming, Eos):
     messages: list[Message] = Field(min_length=1)
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
+    reasoning_effort: Reasoning | None = Field(default=None, description="`diffusion.effort` by OpenAI's names")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     tools: list[dict[str, Any]] | None = None
@@ -186,6 +198,38 @@ class Edit(Writing):
     messages: list[Message] = Field(min_length=1, max_length=1)
     max_tokens: Count | None = None
     stream: only(False) = None  # type: ignore[valid-type]
+
+
+class Extra(Body):
+    """A piece of another file."""
+
+    text: str
+    filename: str | None = None
+    time: Any = None
+
+
+class Llama(Streaming):
+    """POST /infill, as llama.cpp's server has it.
+
+    Of its fields that have nothing to do with what is written, those that its editors send are known: `cache_prompt`,
+    `id_slot`, `t_max_prompt_ms` (which has no effect there either), and the one chain of `samplers` for fills.
+    """
+
+    input_prefix: str = ""
+    input_suffix: str = ""
+    input_extra: list[Extra] = []
+    prompt: str = Field(default="", description="behind the prefix: the line of the cursor, up to it")
+    n_predict: int = Field(default=-1, ge=-1, le=1 << 31, description="-1 is as many as are usual")
+    n_indent: int = Field(default=0, ge=0, description="a line that is indented by less ends the text")
+    top_k: int | None = Field(default=None, ge=0)
+    t_max_predict_ms: float | None = Field(default=None, gt=0, description="`diffusion.latency_s` in ms")
+    response_fields: list[str] | None = Field(default=None, description="what is wanted of the answer, as a/b")
+    samplers: only(["top_k", "top_p", "infill"]) = None  # type: ignore[valid-type]
+    n: only(1) = None  # type: ignore[valid-type]
+    stream: only(False) = None  # type: ignore[valid-type]
+    cache_prompt: bool | None = None
+    id_slot: int | None = None
+    t_max_prompt_ms: float | None = None
 
 
 class Mask(Body):

@@ -20,12 +20,22 @@ from unmask.serve.guard import json_bytes
 from unmask.serve.job import Done, Job, Tells
 from unmask.serve.limits import Limits
 from unmask.serve.metrics import Metrics
-from unmask.serve.schemas import Asked, Writing
+from unmask.serve.schemas import REASONING, Asked, Writing
 from unmask.serve.turns import Turns
 from unmask.serve.worker import Worker
 
 CONSTRAINTS = {"schema": "response_format"}
 """Settings of constrained decoding, and the fields that they come from."""
+
+
+TOP: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "temperature": ("temperature", float),
+    "top_p": ("top_p", float),
+    "top_k": ("top_k", int),
+    "reasoning_effort": ("effort", REASONING.__getitem__),
+    "t_max_predict_ms": ("latency_s", lambda ms: ms / 1000),
+}
+"""Decoding settings that other protocols have at the top of a body: what they and their values are with us."""
 
 
 class Answer(Response):
@@ -115,18 +125,18 @@ class Service:
         return job
 
     def settings(self, body: Writing) -> dict[str, Any]:
-        """Decoding settings of a body: those at its top, which OpenAI's protocol has, and the others in `diffusion`."""
+        """Decoding settings of a body: those at its top (`TOP`), and the others in `diffusion`."""
         settings: dict[str, Any] = {"seed": body.seed or 0}
         inner: dict[str, Any] = (
             body.diffusion.model_dump(exclude={"stream", "deadline_s"}) if body.diffusion is not None else {}
         )
         settings |= {name: value for name, value in inner.items() if value is not None}
-        for name in ("temperature", "top_p"):
-            value = getattr(body, name)
+        for top, (name, ours) in TOP.items():
+            value = getattr(body, top, None)
             if value is not None and name in settings:
-                raise Refused("invalid_value", f"{name} was given twice, here and in diffusion; give it once", name)
+                raise Refused("invalid_value", f"{name} was given twice, here and in diffusion; give it once", top)
             if value is not None:
-                settings[name] = value
+                settings[name] = ours(value)
         return settings
 
     async def finish(self, request: Request, job: Job) -> Done:
@@ -164,7 +174,8 @@ def naming_option(settings: dict[str, Any], body: Writing) -> Iterator[None]:
         if first in CONSTRAINTS:
             param = CONSTRAINTS[first]
         elif first in settings:
-            param = first if getattr(body, first, None) is not None else f"diffusion.{first}"
+            above = [top for top, (name, _) in TOP.items() if name == first and getattr(body, top, None) is not None]
+            param = above[0] if above else f"diffusion.{first}"
         elif "decoder" in settings:
             param = "diffusion.decoder"
         raise refused(error, param) from error

@@ -6,9 +6,10 @@ A log-probability is that of a token at the step that wrote it, given what the m
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from unmask.decode.audit import Drift
 from unmask.decode.trace import Change
 from unmask.lm.results import Output
 from unmask.lm.rows import Ask
@@ -75,11 +76,17 @@ class Envelope:
 
 
 def usage(ask: Ask, done: Done) -> dict[str, Any]:
-    """What an answer cost: tokens that were given, tokens that are given back, forwards of the network."""
+    """What an answer cost: tokens that were given, tokens that are given back, forwards of the network.
+
+    Where a target of seconds or an audit was asked for, what became of it, text by text.
+    """
     prompts = [rows[0] for rows, draw in zip(ask.texts, ask.draws, strict=True) if draw == 0]
     given = sum(len(row.tokens) - sum(gap.stop - gap.start for gap in row.gaps) for row in prompts)
     written = sum(len(output.tokens) for output in done.outputs)
-    forwards = sum(output.stats.forwards for output in done.outputs)
+    stats = [output.stats for output in done.outputs]
+    forwards = sum(one.forwards for one in stats)
+    eased = [asdict(s.eased) | {"kept": s.eased.kept} for s in stats if s.eased is not None]
+    drift = [_summary(s.drift) for s in stats if s.drift is not None]
     return {
         "prompt_tokens": given,
         "completion_tokens": written,
@@ -87,7 +94,9 @@ def usage(ask: Ask, done: Done) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": min(done.reused, given)},
         "forwards": forwards,
         "tokens_per_forward": round(written / forwards, 4) if forwards else 0.0,
-        "edits": sum(output.stats.edits for output in done.outputs),
+        "edits": sum(one.edits for one in stats),
+        **({"eased": eased} if eased else {}),
+        **({"drift": drift} if drift else {}),
     }
 
 
@@ -144,6 +153,10 @@ def logprobs(
 def of_output(form: Form, tokenizer: Tokenizer | None, output: Output, top: int) -> dict[str, Any]:
     """Log-probabilities of a whole text."""
     return logprobs(form, tokenizer, output.tokens, output.changes, top)
+
+
+def _summary(drift: Drift) -> dict[str, Any]:
+    return {name: value for name, value in drift.as_dict().items() if name != "looks"}
 
 
 def _text(tokenizer: Tokenizer | None, token: int) -> str:

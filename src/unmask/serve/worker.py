@@ -15,6 +15,7 @@ from typing import Literal
 
 from unmask.base.errors import UnmaskError
 from unmask.decode.trace import Change
+from unmask.engine import backends
 from unmask.engine.engine import Engine
 from unmask.engine.request import Delta, Request
 from unmask.lm.model import LanguageModel
@@ -44,6 +45,7 @@ class Worker:
         self._load, self._limits, self._metrics = load, limits, metrics
         self._lm: LanguageModel | None = None
         self._engine: Engine | None = None
+        self._priced = False  # what forwards cost is measured for the first who asks
         self._news = threading.Condition()
         self._inbox: deque[Job] = deque()
         self._gone: deque[Job] = deque()
@@ -146,6 +148,7 @@ class Worker:
                 rows=self._limits.rows,
                 cache_positions=self._limits.cache_positions or None,
                 tokenizer=lm.tokenizer,
+                clock=time.perf_counter,
             )
             self._metrics.watch(self._engine.stats, self)
             self.state = "ready"
@@ -174,7 +177,7 @@ class Worker:
         for job in gone:
             self._leave(job, engine)
         for job in come:
-            self._enter(job, engine)
+            self._enter(job, engine, lm)
         if not engine.busy:
             return
         began = time.perf_counter()
@@ -186,11 +189,14 @@ class Worker:
         for job in [job for job in self._active if job.tells.drafts and job.single]:
             self._sketch(job, engine, lm)
 
-    def _enter(self, job: Job, engine: Engine) -> None:
+    def _enter(self, job: Job, engine: Engine, lm: LanguageModel) -> None:
         if job not in self._open:  # gone in the meantime
             return
+        if not self._priced and any(request.decoder.adapts for request in job.requests):
+            engine.price(backends.costs(lm.runner))  # some thirty forwards, once
+            self._priced = True
         try:
-            job.ids = [engine.add(request) for request in job.requests]
+            job.ids = [engine.add(request, job.began) for request in job.requests]
         except UnmaskError as error:
             self._finish(job, refused(error))
             return

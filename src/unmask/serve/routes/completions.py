@@ -38,7 +38,7 @@ async def complete(body: Completion, request: Request, service: Annotated[Servic
             return continued(service, lm, body, prompts, body.max_tokens, "prompt")
         if len(prompts) > 1 or not isinstance(prompts[0], str):
             raise Refused("unsupported", "a suffix goes with one prompt, a text", "prompt")
-        return between(service, lm, body, prompts[0], body.suffix, body.max_tokens)
+        return between(service, lm, body, (prompts[0], body.suffix), body.max_tokens)
 
     return await answer(service, request, body, make, TEXT, more=more, top=body.logprobs)
 
@@ -49,7 +49,7 @@ async def fim(body: Fim, request: Request, service: Annotated[Service, Depends(s
 
     def make(lm: LanguageModel) -> Ask:
         if body.suffix:
-            return between(service, lm, body, body.prompt, body.suffix, body.max_tokens)
+            return between(service, lm, body, (body.prompt, body.suffix), body.max_tokens)
         if not body.prompt:
             raise Refused("invalid_value", "both the prompt and the suffix are empty; give some text", "prompt")
         plain = Completion(prompt=body.prompt, stop=body.stop, n=body.n)
