@@ -50,7 +50,7 @@ def test_a_node_is_killed_under_load(cluster, process):
     assert server.wait(60) == 0
 
 
-LONG = {"prompt": "x", "max_tokens": 900, "eos": "forbid"}
+LONG = {"prompt": "x", "max_tokens": 300, "eos": "forbid"}
 
 
 def _by_replica(server, name):

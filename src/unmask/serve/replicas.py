@@ -5,8 +5,10 @@ decided by `affinity.py`. Two ways to stand before them: `serve` listens in this
 for Ray Serve's own proxies, as a Kubernetes `RayService` wants it. Nothing else imports Ray.
 """
 
+import asyncio
 import logging
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -194,12 +196,14 @@ class Deployed:
         self._thread = threading.Thread(target=self._deploy, name="deploy", daemon=True)
 
     def start(self) -> None:
-        """Begin to deploy."""
+        """Begin to deploy; called in a loop."""
+        self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def _deploy(self) -> None:
         try:
             ray.init(address=self._address, namespace=NAME, log_to_driver=False, include_dashboard=False)
+            self._loop.call_soon_threadsafe(_own_signals)
             ray_serve.start(proxy_location="Disabled")
             plan, gpus = self._plan, ray.cluster_resources().get("GPU", 0)
             if plan.gpus > 0 and gpus < plan.gpus * plan.replicas:
@@ -244,6 +248,13 @@ class Deployed:
     async def metrics(self) -> dict[str, bytes]:
         """As `Fleet` has it."""
         return {} if self._handle is None else await self._handle.metrics()
+
+
+def _own_signals() -> None:
+    """Python's handlers of signals again: Ray's abort the process three seconds after a SIGTERM, drained or not."""
+    if threading.current_thread() is threading.main_thread():
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(sign, signal.getsignal(sign))
 
 
 def serve(plan: Plan, *, host: str, port: int, keys: Sequence[str] = (), address: str | None = None) -> None:
