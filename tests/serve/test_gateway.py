@@ -78,6 +78,8 @@ class Fakes:
             raise Refused("loading", "not there yet")
         if way == "untaken":
             raise Lost("gone")
+        if way == "waits":
+            await asyncio.sleep(60)
         yield {"type": TAKEN, "replica": f"r{call.attempt}"}
         if isinstance(way, int):
             error = Refused({429: "queue_full", 503: "draining"}[way], "no")
@@ -189,8 +191,10 @@ class TestGateway:
         client, fleet, _, _ = gated(deadline_s=0.05)
         for name in ("TAKE_S", "GRACE_S"):
             monkeypatch.setattr(gateways, name, 0.05)
-        fleet.plan = ["silent"]
+        fleet.plan = ["silent", "waits"]
         assert client.post(TEXT, json=ASK).json()["error"]["code"] == "deadline_exceeded"
+        assert client.post(TEXT, json=ASK).json()["error"]["code"] == "queue_full"
+        assert len(fleet.calls) == 2
 
     def test_who_hangs_up_is_let_go(self, gated):
         _, fleet, gateway, served = gated()

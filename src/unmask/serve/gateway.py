@@ -254,7 +254,7 @@ class Gateway:
         name, how = "none", "cancelled"
         async with aclosing(messages):
             try:
-                taken = await _within(TAKE_S, messages, "no replica took the request")
+                taken = await _taken(messages)
                 name = taken["replica"]
                 self._running.labels(name).inc()
                 async for message in _watched(messages, passage):
@@ -277,12 +277,13 @@ class Gateway:
         return True
 
 
-async def _within(seconds: float, messages: AsyncGenerator[Message, None], why: str) -> Message:
+async def _taken(messages: AsyncGenerator[Message, None]) -> Message:
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(TAKE_S):
             return await anext(messages)
     except TimeoutError:
-        raise Lost(why) from None
+        why = f"no replica had a place for the request within {TAKE_S:g} s; come again in a moment"
+        raise Refused("queue_full", why) from None
     except StopAsyncIteration:
         raise Lost("a replica said nothing") from None
 

@@ -44,6 +44,8 @@ from unmask.serve.worker import Worker
 log = logging.getLogger("unmask.serve")
 NAME = "unmask"
 """Of the application in Ray Serve."""
+STORE_BYTES = 256 << 20
+"""That a Ray of our own has for messages in flight."""
 METRICS_S = 2.0
 """For all replicas to tell their metrics; who does not is left out."""
 
@@ -202,7 +204,7 @@ class Deployed:
 
     def _deploy(self) -> None:
         try:
-            ray.init(address=self._address, namespace=NAME, log_to_driver=False, include_dashboard=False)
+            ray.init(**self._how(), namespace=NAME, log_to_driver=False)
             self._loop.call_soon_threadsafe(_own_signals)
             ray_serve.start(proxy_location="Disabled")
             plan, gpus = self._plan, ray.cluster_resources().get("GPU", 0)
@@ -213,6 +215,18 @@ class Deployed:
         except Exception as error:  # told by who listens, which ends
             self.error = error if isinstance(error, BadInput) else RequestFailed(f"no replicas: {error}")
             log.critical("replicas can't be started", exc_info=error)
+
+    def _how(self) -> dict[str, Any]:
+        """Where Ray is, or how it is started: with a place for each replica, and little memory for what is in flight."""
+        if self._address is not None:
+            return {"address": self._address}
+        num_cpus = max(os.cpu_count() or 1, self._plan.replicas)
+        return {
+            "address": "local",
+            "num_cpus": num_cpus,
+            "object_store_memory": STORE_BYTES,
+            "include_dashboard": False,
+        }
 
     @property
     def unloadable(self) -> bool:
@@ -280,8 +294,14 @@ class Whole(Response):
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI calls it."""
-        await self._guard(scope, receive, send)
+        """As ASGI calls it; Ray Serve adds the request's id itself."""
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [(n, v) for n, v in message["headers"] if n != b"x-request-id"]}
+            await send(message)
+
+        await self._guard(scope, receive, named)  # type: ignore[arg-type]
 
 
 class Front:
