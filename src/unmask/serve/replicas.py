@@ -195,6 +195,7 @@ class Deployed:
         self.error: Exception | None = None
         self.gateway: Gateway | None = None
         self._plan, self._address, self._handle = plan, address, None
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._deploy, name="deploy", daemon=True)
 
     def start(self) -> None:
@@ -215,9 +216,10 @@ class Deployed:
         except Exception as error:  # told by who listens, which ends
             self.error = error if isinstance(error, BadInput) else RequestFailed(f"no replicas: {error}")
             log.critical("replicas can't be started", exc_info=error)
+        self._ended.wait()  # a Ray of our own ends with the thread that has started it
 
     def _how(self) -> dict[str, Any]:
-        """Where Ray is, or how it is started: with a place for each replica, and little memory for what is in flight."""
+        """Where Ray is, or how it is started: with a place for each replica, and little memory for messages."""
         if self._address is not None:
             return {"address": self._address}
         num_cpus = max(os.cpu_count() or 1, self._plan.replicas)
@@ -249,6 +251,7 @@ class Deployed:
             if self._address is not None:
                 ray_serve.delete(NAME)
             ray.shutdown()
+        self._ended.set()
         return True
 
     async def ask(self, call: Call) -> AsyncGenerator[Message, None]:
