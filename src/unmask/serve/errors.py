@@ -29,6 +29,7 @@ CODES: dict[str, tuple[int, str]] = {
     "queue_full": (429, "rate_limit_error"),
     "client_gone": (499, INVALID),
     "request_failed": (500, "server_error"),
+    "replica_lost": (502, "server_error"),
     "engine_failed": (503, "server_error"),
     "loading": (503, "server_error"),
     "draining": (503, "server_error"),
@@ -36,7 +37,7 @@ CODES: dict[str, tuple[int, str]] = {
 }
 """Code to status and type."""
 
-RETRY_AFTER_S = {"queue_full": 1, "loading": 2, "draining": 10, "engine_failed": 30}
+RETRY_AFTER_S = {"queue_full": 1, "replica_lost": 1, "loading": 2, "draining": 10, "engine_failed": 30}
 """After how many seconds it is worth to come again."""
 
 EXCEPTIONS: dict[type[UnmaskError], str] = {

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from unmask.base.errors import BadInput
 from unmask.serve.errors import Refused
 from unmask.serve.limits import Limits
 from unmask.serve.metrics import Metrics
@@ -25,7 +26,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_request_id: ContextVar[str] = ContextVar("request_id", default="")
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that a line of the log is about."""
 OPEN = {("GET", "/health"), ("HEAD", "/health")}
 """What is told without a key."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -35,7 +37,7 @@ _LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.I
 def _identify(record: logging.LogRecord) -> bool:
     """Every line of the log says which request it is about, if it is about one."""
     if not hasattr(record, "request_id"):
-        record.request_id = _request_id.get() or None
+        record.request_id = request_id.get() or None
     return True
 
 
@@ -48,9 +50,15 @@ def json_bytes(content: Any) -> bytes:
 
 
 class Keys:
-    """Who may ask. Only hashes are kept and compared, all of them, so that time tells nothing."""
+    """Who may ask. Only hashes are kept and compared, all of them, so that time tells nothing.
+
+    Raises:
+        BadInput: a key that can't be sent.
+    """
 
     def __init__(self, keys: Sequence[str]) -> None:
+        if any(not key.strip() or not key.isascii() for key in keys):
+            raise BadInput("an API key is plain text of one character or more")
         self._hashes = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     def __bool__(self) -> bool:
@@ -77,13 +85,14 @@ class Guard:
         metrics: told of every answer.
 
     Attributes:
+        keys: who may ask.
         draining: whether new requests are refused.
         num_running: requests with a body that have not ended.
     """
 
     def __init__(self, app: Any, keys: Keys, limits: Limits, metrics: Metrics) -> None:
-        self.app, self.draining, self.num_running = app, False, 0
-        self._keys, self._limits, self._metrics = keys, limits, metrics
+        self.app, self.keys, self.draining, self.num_running = app, keys, False, 0
+        self._limits, self._metrics = limits, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI calls it."""
@@ -96,7 +105,7 @@ class Guard:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         id = given if _ID.fullmatch(given) else secrets.token_hex(12)
-        _request_id.set(id)
+        request_id.set(id)
         began, status = time.perf_counter(), 0
 
         async def answer(message: MutableMapping[str, Any]) -> None:
@@ -143,11 +152,11 @@ class Guard:
     def _enter(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
         """The name of who asks; raises Refused for who may not."""
         host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
-        if not self._keys and not _LOOPBACK.fullmatch(host):
+        if not self.keys and not _LOOPBACK.fullmatch(host):
             raise Refused("forbidden", "without keys this server answers to loopback names only (the Host header)")
         if origin and origin.partition("://")[2] != host:
             raise Refused("forbidden", "pages of other origins may not ask this server")
-        who = self._keys.owner(headers) if self._keys else ""
+        who = self.keys.owner(headers) if self.keys else ""
         if who is None and (scope["method"], scope["path"]) not in OPEN:
             raise Refused("invalid_api_key", "this server wants a key: Authorization: Bearer KEY, or x-api-key: KEY")
         if self.draining and scope["method"] not in ("GET", "HEAD"):

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 
@@ -52,6 +52,34 @@ class Lines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class Owner(Protocol):
+    """Who writes: a worker in this process, or replicas in others."""
+
+    error: Exception | None
+
+    def start(self) -> None:
+        """Begin to load."""
+        ...
+
+    @property
+    def unloadable(self) -> bool:
+        """Whether it failed before it could write."""
+        ...
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have not ended."""
+        ...
+
+    def cancel_all(self, why: Refused) -> None:
+        """Tell all requests that they end now."""
+        ...
+
+    def stop(self, timeout_s: float) -> bool:
+        """End; whether it has ended in time."""
+        ...
+
+
 class Server(uvicorn.Server):
     """uvicorn that drains before it closes its door.
 
@@ -61,7 +89,7 @@ class Server(uvicorn.Server):
         drain_s: that running requests have.
     """
 
-    def __init__(self, config: uvicorn.Config, guard: Guard, worker: Worker, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, guard: Guard, worker: Owner, drain_s: float) -> None:
         super().__init__(config)
         self._guard, self._worker, self._drain_s = guard, worker, drain_s
         self._draining: asyncio.Task[None] | None = None
@@ -136,14 +164,20 @@ def serve(
         BadInput: an address that others can reach, and no keys. Whatever `load` raises.
         RequestFailed: the engine has failed.
     """
-    if not keys and not _is_loopback(host):
-        raise BadInput(f"{host} can be reached by others; give --api-key, or listen on 127.0.0.1")
-    if any(not key.strip() or not key.isascii() for key in keys):
-        raise BadInput("an API key is plain text of one character or more")
     limits = limits or Limits()
     metrics = Metrics()
     worker = Worker(load, limits, metrics)
-    guard = create(worker, limits, metrics, keys=keys, name=name)
+    listen(create(worker, limits, metrics, keys=keys, name=name), worker, host, port, limits.drain_s)
+
+
+def listen(guard: Guard, worker: Owner, host: str, port: int, drain_s: float) -> None:
+    """Answer with a guarded application until a signal comes.
+
+    Raises:
+        BadInput, RequestFailed: as `serve` does.
+    """
+    if not guard.keys and not _is_loopback(host):
+        raise BadInput(f"{host} can be reached by others; give --api-key, or listen on 127.0.0.1")
     config = uvicorn.Config(
         guard,
         host=host,
@@ -159,7 +193,7 @@ def serve(
     )
     with _lines():
         try:
-            Server(config, guard, worker, limits.drain_s).run()
+            Server(config, guard, worker, drain_s).run()
         except SystemExit as error:  # uvicorn's way to say that it can't listen
             raise BadInput(f"can't listen on {host}:{port}; is another server there?") from error
         ended = worker.stop(timeout_s=5.0)
