@@ -14,16 +14,16 @@ from torch import Tensor
 
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Cache, Denoiser
-from unmask.base.errors import BadInput, RequestFailed, TooLong, UnmaskError, Unsupported
+from unmask.base.errors import BadInput, RequestFailed, UnmaskError, Unsupported
 from unmask.base.step import Plan, Proposal, State
 from unmask.constrain.holes import Holes
 from unmask.decode import control, guidance
 from unmask.decode.audit import Auditor
 from unmask.decode.memory import Remembering
 from unmask.decode.reading import Reading
-from unmask.decode.session import lay_out, spelled
 from unmask.decode.staleness import Staleness
 from unmask.decode.trace import record
+from unmask.engine.admit import admitted
 from unmask.engine.batch import block_of, cut, share_out, widen
 from unmask.engine.crowd import Board, Crowd, kind
 from unmask.engine.live import Live, by_crowd
@@ -118,31 +118,8 @@ class Engine:
 
     def check(self, request: Request) -> Canvas:
         """A request's own canvas; raises what `add` raises. It changes nothing, so any thread may call it."""
-        model, decoder = self.model, request.decoder
         self._pace.check(request)
-        if len(request.layout.tokens) > model.max_length:
-            raise TooLong(f"the row has {len(request.layout.tokens)} positions and the model holds {model.max_length}")
-        if request.stops and self.tokenizer is None:
-            raise Unsupported("stop strings need a tokenizer; give the engine one, or leave them out")
-        canvas = lay_out(model, [request.layout], decoder, [request.seed], ends=request.ends)
-        if model.traits.noise == "uniform":
-            canvas.noise(model.vocab.size)
-        if model.traits.sees == "left" and int(canvas.origin) == 0 and int(canvas.length):
-            raise BadInput("a model that reads left to right needs a token to start from; give a prompt")
-        if decoder.guidance:
-            guidance.check(model.traits, model.vocab)
-        decoder.window.check(model.traits)
-        if not bool(canvas.done):
-            decoder.window(canvas, model.traits, None)  # refuses what it can't do
-        if request.spans:
-            self._holes.spell = self._holes.spell or spelled(model, self.tokenizer)
-            control.check(decoder, request.spans, canvas, self._holes.spell)
-        if decoder.window.caches and self.room.cache is None:
-            raise Unsupported("this network takes a time, so no keys and values are final; use the window 'whole'")
-        if decoder.window.caches:
-            length = canvas.tokens.shape[1]
-            self.room.could_hold(length, decoder.spare(length, model.traits), twice=bool(decoder.guidance))
-        return canvas
+        return admitted(request, self.model, self.tokenizer, self.room, self._holes)
 
     def price(self, costs: Mapping[int, float]) -> None:
         """Take what a forward costs into account from now on; as the argument `costs`."""

@@ -183,6 +183,8 @@ class Reader:
             raise Unsupported(f"{self.name} can't see what stands behind a gap; use generate, or a model that can")
         rows = []
         ranges = [p for p in parts if isinstance(p, Range)]
+        for p in ranges:  # before so many lengths are looked at
+            self._holds(p.high)
         possible = [[size for size in range(p.low, p.high + 1) if fits(p.name, size)] for p in ranges]
         for lengths in candidates([(p.low, p.high) for p in ranges], possible):
             chosen = iter(lengths)
@@ -197,12 +199,15 @@ class Reader:
         written = any(isinstance(p, Fixed) and p.ids for p in pieces[:1])
         start = () if raw else self.start if written else self.opening(None)
         size = len(start) + sum(len(p.ids) if isinstance(p, Fixed) else p.length for p in pieces)
+        self._holds(size)
+        return lay(pieces, start=start)
+
+    def _holds(self, size: int) -> None:
         if size > self.max_length:
             raise TooLong(
                 f"the canvas would have {size} positions and {self.name} holds {self.max_length}; "
                 "shorten the text or the length"
             )
-        return lay(pieces, start=start)
 
     def _text(self, text: Prompt) -> Fixed:
         ids, raw = self.ids(text), not (text is None or isinstance(text, str))
