@@ -174,7 +174,7 @@ class TestHoles:
         assert on["content"] == toy.lm.generate("def f", length=6).completion
         late = toy.post("/infill", **ask, t_max_predict_ms=250_000).json()
         assert (late["content"], late["usage"]["eased"][0]["target_s"]) == (said["content"], 250)
-        nothing = toy.post("/infill", **{**ask, "n_predict": 0}).json()
+        nothing = toy.post("/infill", n_predict=0, samplers=[], t_max_predict_ms=1).json()
         assert (nothing["content"], nothing["tokens_predicted"]) == ("", 0)
 
     def test_a_line_that_is_indented_by_less_ends_it(self):

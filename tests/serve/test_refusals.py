@@ -129,6 +129,7 @@ WRONG = [
     (LLAMA, {}, "input_prefix"),
     (LLAMA, {"input_prefix": "x" * 5000, "input_suffix": "y"}, "input_suffix"),
     (LLAMA, {"input_prefix": "x", "input_suffix": "y", "samplers": ["mirostat"]}, "samplers"),
+    (LLAMA, {"input_prefix": "x", "input_suffix": "y", "samplers": []}, "samplers"),
     (LLAMA, {"input_prefix": "x", "input_suffix": "y", "stream": True}, "stream"),
     (LLAMA, {"input_prefix": "x", "input_suffix": "y", "n": 2}, "n"),
     (LLAMA, {"input_prefix": "x", "input_suffix": "y", "n_predict": -2}, "n_predict"),

@@ -224,7 +224,7 @@ class Llama(Streaming):
     top_k: int | None = Field(default=None, ge=0)
     t_max_predict_ms: float | None = Field(default=None, gt=0, description="`diffusion.latency_s` in ms")
     response_fields: list[str] | None = Field(default=None, description="what is wanted of the answer, as a/b")
-    samplers: only(["top_k", "top_p", "infill"]) = None  # type: ignore[valid-type]
+    samplers: only(["top_k", "top_p", "infill"], []) = None  # type: ignore[valid-type]
     n: only(1) = None  # type: ignore[valid-type]
     stream: only(False) = None  # type: ignore[valid-type]
     cache_prompt: bool | None = None

@@ -24,11 +24,13 @@ PARAMS = ("input_prefix", "input_suffix")
 async def infill(body: Llama, request: Request, service: Annotated[Service, Depends(service)]) -> Response:
     """Write what stands between a prefix and a suffix; nothing, where nothing is to be predicted."""
     before = "".join(f"{one.text}\n" for one in body.input_extra) + body.input_prefix + body.prompt
-    if not before and not body.input_suffix:
-        raise Refused("invalid_value", "both the prefix and the suffix are empty; give some text", "input_prefix")
     if not body.n_predict:  # editors do so to have their context read ahead
         service.check(body)
         return Answer(_wanted({"content": "", "stop": True, "tokens_predicted": 0}, body.response_fields))
+    if not before and not body.input_suffix:
+        raise Refused("invalid_value", "both the prefix and the suffix are empty; give some text", "input_prefix")
+    if body.samplers == []:
+        raise Refused("unsupported", "no samplers are for where nothing is predicted; leave samplers out", "samplers")
     most = None if body.n_predict < 0 else body.n_predict
 
     def make(lm: LanguageModel) -> Ask:
