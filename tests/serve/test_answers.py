@@ -4,7 +4,7 @@ import math
 import re
 
 import pytest
-from serving import serving, toy
+from serving import events, serving, toy
 
 from unmask.lm.model import LanguageModel
 from unmask.serve.routes.llama import indented
@@ -195,6 +195,12 @@ class TestHoles:
         assert said["object"] == "edit.completion"
         out = toy.lm.infill("def f(r):\n    a = ", "    return a\n", length=(1, 4))
         assert said["choices"][0]["message"]["content"] == "    a = " + out.completion
+        told = events(toy.post("/v1/edit/completions", **ask, stream=True).text)
+        assert [number for number, _ in told] == [0, 1, None]
+        assert told[0][1]["choices"][0]["delta"] == {"content": "    a = " + out.completion}
+        assert told[1][1]["choices"][0]["finish_reason"] == out.finish_reason
+        assert told[1][1]["usage"] == said["usage"]
+        assert told[2][1] == "[DONE]"
         history = "<|edit_diff_history|>-a\n+b<|/edit_diff_history|>"
         other = toy.post(
             "/v1/edit/completions", **{**ask, "messages": [{"role": "user", "content": history + content}]}

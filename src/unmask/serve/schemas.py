@@ -189,7 +189,7 @@ class Apply(Asked):
     """POST /v1/apply/completions: one message with tagged sections."""
 
     messages: list[Message] = Field(min_length=1, max_length=1)
-    stream: only(False) = None  # type: ignore[valid-type]
+    stream: bool | None = Field(default=None, description="told as a stream, in one piece")
 
 
 class Edit(Writing):
@@ -197,7 +197,9 @@ class Edit(Writing):
 
     messages: list[Message] = Field(min_length=1, max_length=1)
     max_tokens: Count | None = None
-    stream: only(False) = None  # type: ignore[valid-type]
+    stream: bool | None = Field(default=None, description="told as a stream, in one piece")
+    frequency_penalty: only(0) = None  # type: ignore[valid-type]
+    presence_penalty: only(0) = None  # type: ignore[valid-type]
 
 
 class Extra(Body):

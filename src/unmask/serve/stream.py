@@ -8,7 +8,7 @@ numbered.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ GRACE_S = 10.0
 WHOLE_EVERY = 32
 """Drafts of a choice from one that holds all of the canvas to the next."""
 MASKED = ("", "masked")
+_DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(slots=True)
@@ -117,6 +118,16 @@ class Telling:
         return found
 
 
+class Whole(Response):
+    """A stream of chunks that are all there."""
+
+    media_type = "text/event-stream"
+
+    def render(self, content: Sequence[dict[str, Any]]) -> bytes:
+        """As events."""
+        return b"".join(_event(number, json_bytes(chunk)) for number, chunk in enumerate(content)) + _DONE
+
+
 class Stream(Response):
     """A response that tells a job as it goes on, and lets it go when whoever asked has gone."""
 
@@ -155,7 +166,7 @@ class Stream(Response):
                 content, coming = coming.result(), None
                 await self._event(send, json_bytes(content))
         except StopAsyncIteration:
-            await _send(send, b"data: [DONE]\n\n")
+            await _send(send, _DONE)
         except Refused as error:
             await self._event(send, json_bytes(error.body))
         except Exception as error:  # our own fault; a stream ends with a word in any case
@@ -169,7 +180,11 @@ class Stream(Response):
     async def _event(self, send: Send, data: bytes) -> None:
         number = self._telling.number
         self._telling.number += 1
-        await _send(send, b"id: %d\ndata: %s\n\n" % (number, data))
+        await _send(send, _event(number, data))
+
+
+def _event(number: int, data: bytes) -> bytes:
+    return b"id: %d\ndata: %s\n\n" % (number, data)
 
 
 async def _send(send: Send, data: bytes) -> None:

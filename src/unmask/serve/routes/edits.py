@@ -10,15 +10,14 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from unmask.lm.model import LanguageModel
-from unmask.lm.results import Output
 from unmask.lm.rows import Ask
 from unmask.serve import tags
-from unmask.serve.answers import texts
 from unmask.serve.errors import Refused, naming
 from unmask.serve.routes.chat import text_of
 from unmask.serve.schemas import Apply, Edit
 from unmask.serve.service import Answer, Service, counted, service
-from unmask.serve.wire import APPLY, EDIT, Envelope
+from unmask.serve.stream import Whole
+from unmask.serve.wire import APPLY, EDIT, Envelope, usage
 
 router = APIRouter()
 
@@ -38,11 +37,11 @@ async def edit(body: Edit, request: Request, service: Annotated[Service, Depends
             most = body.max_tokens or max(8, 2 * now)
             return lm.reader.infill(asked.before, asked.after, (min(most, max(1, now // 2)), most))
 
-    def shown(index: int, output: Output) -> dict[str, Any]:
-        text = asked.kept + str(output.completion)
-        return Envelope(EDIT, service.model).choice(index, text, output.finish_reason)
-
-    return await texts(service, request, body, make, EDIT, shown)
+    job = await service.submit(request, body, make)
+    done = await service.finish(request, job)
+    (output,) = done.outputs
+    text = asked.kept + str(output.completion)
+    return _told(Envelope(EDIT, service.model), body, text, output.finish_reason, usage(job.ask, done))
 
 
 @router.post("/v1/apply/completions")
@@ -52,9 +51,16 @@ async def apply(body: Apply, service: Annotated[Service, Depends(service)]) -> R
     with naming(MESSAGE):
         text = tags.apply(_said(body))
         given, written = (len(lm.reader.ids(x)) for x in (text_of(body.messages[0]), text))
-    envelope = Envelope(APPLY, service.model)
     cost = {"prompt_tokens": given, "completion_tokens": written, "total_tokens": given + written, "forwards": 0}
-    return Answer(envelope.around([envelope.choice(0, text, "stop")], usage=cost))
+    return _told(Envelope(APPLY, service.model), body, text, "stop", cost)
+
+
+def _told(envelope: Envelope, body: Edit | Apply, text: str, finish: str, cost: dict[str, Any]) -> Response:
+    """A text as an answer, or as a stream for clients that ask for nothing else."""
+    if not body.stream:
+        return Answer(envelope.around([envelope.choice(0, text, finish)], usage=cost))
+    piece, end = (envelope.choice(0, some, how, chunk=True) for some, how in ((text, None), ("", finish)))
+    return Whole([envelope.around([piece], chunk=True), envelope.around([end], chunk=True, usage=cost)])
 
 
 def _said(body: Edit | Apply) -> str:
