@@ -14,6 +14,7 @@ from serving import events, http, live, until
 
 import unmask
 
+DOCS = Path(__file__).parent.parent.parent / "docs"
 CHAT = [{"role": "user", "content": "def add("}]
 
 
@@ -157,12 +158,12 @@ def test_64_clients_of_whom_some_leave(live, tiny):
     }
 
 
-def test_the_page_about_the_server_runs(live, http, tmp_path):
-    page = (Path(__file__).parent.parent.parent / "docs" / "server.md").read_text()
+def test_the_pages_about_the_server_run(live, http, tmp_path):
+    page, editors = ((DOCS / name).read_text() for name in ("server.md", "editors.md"))
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
     exec(compile(code.replace("http://127.0.0.1:8000", live.url), "docs/server.md", "exec"), {})
-    curls = re.findall(r"^curl .*?(?=^curl|^```)", page, flags=re.S | re.M)
-    assert len(curls) == 3
+    curls = re.findall(r"^curl .*?(?=^curl|^```)", page + editors, flags=re.S | re.M)
+    assert len(curls) == 4
     for command in curls:
         words = shlex.split(command.replace("\\\n", " "))
         url = next(word for word in words if word.startswith("http"))
@@ -170,6 +171,6 @@ def test_the_page_about_the_server_runs(live, http, tmp_path):
         assert answer.status_code == 200, answer.text
     known = http.get("/openapi.json").json()["paths"]
     named = set(
-        re.findall(r"/(?:v1|tokenize|detokenize|health|ready|metrics|version)[\w/]*", page.split("## Routes")[1])
+        re.findall(r"/(?:v1|infill|tokenize|detokenize|health|ready|metrics|version)[\w/]*", page.split("## Routes")[1])
     )
     assert {path.split("/{")[0] for path in known} <= named | {"/detokenize"}
