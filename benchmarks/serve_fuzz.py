@@ -26,6 +26,10 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("/v1/edit/completions", {"messages": USER, "max_tokens": 2}),
     ("/v1/apply/completions", {"messages": USER}),
     ("/v1/infill", {"segments": [{"text": "a"}, {"mask": {"min": 1, "max": 2}}], "n": 1}),
+    (
+        "/infill",
+        {"input_prefix": "x", "input_suffix": "y", "n_predict": 2, "n_indent": 1, "response_fields": ["content"]},
+    ),
     ("/v1/refine", {"text": "abc def", "spans": [[0, 3]], "strength": 0.5}),
     ("/v1/score", {"text": "abc", "samples": 1, "given": "x"}),
     ("/tokenize", {"prompt": "x"}),

@@ -63,7 +63,7 @@ def written(model, decoder, costs, *, rows=3, **options):
             assert delta.error is None
             if delta.result is not None:
                 done[delta.id] = delta.result
-        widths |= {record.width for record in engine._widths._records.values()}
+        widths |= {record.width for record in engine.widths._records.values()}
     return [(done[id].gaps, [c.log_prob for c in done[id].trace]) for id in ids], widths, engine.stats.forwards
 
 

@@ -199,7 +199,7 @@ def test_12_no_path_and_no_host_gets_around_the_keys(serving, lm):
     assert client.request("OPTIONS", "/v1/models").status_code == 401
     source = inspect.getsource(guard)
     assert ".url" not in source  # of which the Host header is a part
-    assert len(routes.ROUTERS) == 7
+    assert len(routes.ROUTERS) == 8
 
 
 def test_13_nobody_is_let_in_from_outside_without_a_key():

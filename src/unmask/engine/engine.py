@@ -50,6 +50,7 @@ class Engine:
 
     Attributes:
         stats: what was done.
+        widths: of drafts; they can be told what a forward costs later than here.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Engine:
         self._auditor, self._staleness = Auditor(positions), Staleness(rows, model.device)
         self.room = Room(model, rows, cache_positions, share=share)
         self.stats = Stats(pages=self.room.num_pages)
-        self._pace, self._widths = Pace(clock), Widths(costs, shadows=model.traits.speaks == "here")
+        self._pace, self.widths = Pace(clock), Widths(costs, shadows=model.traits.speaks == "here")
         self._sampling: Board | None = None  # comes with the first request
         self._guidance = torch.zeros(rows, dtype=torch.float64, device=model.device)
         self._revises = torch.zeros(rows, dtype=torch.bool, device=model.device)
@@ -93,11 +94,8 @@ class Engine:
         return bool(self._waiting or self._running or self._over)
 
     def add(self, request: Request, began: float | None = None) -> int:
-        """Take a request in; it starts with one of the next steps.
+        """Take a request in; it starts with one of the next steps. A target counts from `began` by the clock (None: now).
 
-        Args:
-            request: what to write.
-            began: when it was asked for, by the engine's clock; None is now. A target of seconds counts from then.
         Returns:
             What it is called in deltas and by `cancel`.
         Raises:
@@ -120,10 +118,6 @@ class Engine:
         """A request's own canvas; raises what `add` raises. It changes nothing, so any thread may call it."""
         self._pace.check(request)
         return admitted(request, self.model, self.tokenizer, self.room, self._holes)
-
-    def price(self, costs: Mapping[int, float]) -> None:
-        """Take what a forward costs into account from now on; as the argument `costs`."""
-        self._widths.seconds = dict(sorted(costs.items()))
 
     def reading(self, id: int) -> Reading | None:
         """A request's row as it stands, from its first step until the step after its last."""
@@ -187,7 +181,7 @@ class Engine:
             self._own[live.row] = len(request.layout.tokens)
             self._holes.enter(live.row, request.spans)
             self._running[live.id] = live
-            self._widths.join(live)
+            self.widths.join(live)
 
     def _plans(self, lives: Sequence[Live], cache: Cache | None) -> Plan:
         """What each of these would look at next, in their order."""
@@ -324,7 +318,7 @@ class Engine:
                 self.canvas.stop(_index(self.canvas, [live.row]))
             if caches:
                 self.room.publish(live.row, self.canvas.tokens, held[live.row])
-        self._widths.learn(lives)
+        self.widths.learn(lives)
         places = torch.arange(self.canvas.tokens.shape[1], device=self._own.device)
         rows = _index(self.canvas, [live.row for live in lives])
         full = ~(self.canvas.open[rows] & (places < self._own[rows, None])).any(1) & ~self._revises[rows]
@@ -360,7 +354,7 @@ class Engine:
         if live.row < 0:
             self._waiting.remove(live)
         else:
-            self._widths.leave(live.id)
+            self.widths.leave(live.id)
             self.room.close(live.row, spoilt=spoilt)
             self.canvas.stop(_index(self.canvas, [live.row]))
             self._holes.leave(live.row)

@@ -43,8 +43,13 @@ class Widths:
     """
 
     def __init__(self, seconds: Mapping[int, float] | None, *, shadows: bool) -> None:
-        self.seconds, self.shadows = dict(sorted((seconds or {}).items())), shadows
+        self.shadows = shadows
         self._records: dict[int, Record] = {}
+        self.price(seconds or {})
+
+    def price(self, seconds: Mapping[int, float]) -> None:
+        """Take it that forwards cost so much, for requests that come in from now on."""
+        self.seconds = dict(sorted(seconds.items()))
 
     def best(self, right: float) -> int:
         """The width that writes most a second where each drafted token is right with this probability, or `NONE`."""

@@ -193,7 +193,7 @@ class Worker:
         if job not in self._open:  # gone in the meantime
             return
         if not self._priced and any(request.decoder.adapts for request in job.requests):
-            engine.price(backends.costs(lm.runner))  # some thirty forwards, once
+            engine.widths.price(backends.costs(lm.runner))  # some thirty forwards, once
             self._priced = True
         try:
             job.ids = [engine.add(request, job.began) for request in job.requests]
