@@ -94,7 +94,7 @@ class Engine:
         return bool(self._waiting or self._running or self._over)
 
     def add(self, request: Request, began: float | None = None) -> int:
-        """Take a request in; it starts with one of the next steps. A target counts from `began` by the clock (None: now).
+        """Take a request in; it starts with one of the next steps. A target counts from `began`, by its clock.
 
         Returns:
             What it is called in deltas and by `cancel`.
