@@ -11,6 +11,7 @@ themselves, which want a core of their own.
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--option", nargs="*", default=[], help="decoding options, NAME=VALUE")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends as well
     torch.set_num_threads(given.threads)
     options = {name: _value(value) for name, _, value in (one.partition("=") for one in given.option)}
     lm = unmask.load(given.model)
