@@ -41,7 +41,7 @@ def test_an_audit_of_one_changes_nobodys_tokens(room):
     for number in NUMBERS:
         loud, still = found[ids[number]][1].result, silent[same[number]][1].result
         assert facts(loud) == facts(still) == alone(number)
-        assert loud.log_probs == still.log_probs  # to the bit
+        assert loud.changes == still.changes  # to the bit
         assert still.drift is None
         if number not in chosen:
             assert loud.drift is None
