@@ -33,6 +33,8 @@ class Decoder:
     Args:
         window, policies, sampling, guidance: where to look, what to write, how to draw.
         stride: steps of its budget that a forward takes.
+        lookahead: steps that are guessed and checked in the same forward (`unmask.decode.ahead`).
+        ends: ids that end a text.
         effort: where on the dial its numbers are; None where it has none that effort could move.
         audit: every so many forwards over what is kept, drift is measured (`unmask.decode.audit`); it decides nothing.
     """
@@ -98,7 +100,7 @@ class Decoder:
         plan = self.window(canvas, traits, cache, rows)
         if not self.lookahead:
             return plan
-        whole, shift = self.window.guessed == "row", int(traits.speaks == "next")  # type: ignore[attr-defined]
+        whole, shift = getattr(self.window, "guessed", "") == "row", int(traits.speaks == "next")
         return ahead.guess(plan, canvas, self.policy, self.lookahead, whole=whole, shift=shift)
 
     def decide(self, offer: Proposal, plan: Plan) -> Turn:

@@ -18,8 +18,8 @@ from unmask.serve.routes import ROUTERS
 from unmask.serve.service import Answer, Service
 from unmask.serve.worker import Worker
 
-_ERROR = {name: {"type": "string"} for name in ("message", "type", "code")}
-_ERROR["param"] = {"anyOf": [{"type": "string"}, {"type": "null"}]}  # type: ignore[dict-item]
+_ERROR: dict[str, Any] = {name: {"type": "string"} for name in ("message", "type", "code")}
+_ERROR["param"] = {"anyOf": [{"type": "string"}, {"type": "null"}]}
 REFUSAL: dict[str, Any] = {
     "description": "what was wrong, in OpenAI's shape",
     "content": {
