@@ -116,11 +116,11 @@ def proxy(task: Task, cache: str, block: int) -> dict[str, Any]:
     rows = [([*ids, *[0] * task.length], [False] * len(ids) + [True] * task.length) for ids in task.prompts]
     assert model.vocab.mask is not None
     canvas, auditor = Canvas.of(rows, mask=model.vocab.mask), Auditor()
-    drifts = [auditor.join(row, 1) for row in range(len(rows))]
+    drifts = [drift for row in range(len(rows)) if (drift := auditor.join(row, 1)) is not None]
     seen, pairs = [0] * len(rows), []
     for turn in denoise(model, canvas, decoder, auditor):
         for row in turn.plan.rows.tolist():
-            looks = drifts[row].looks  # type: ignore[union-attr]
+            looks = drifts[row].looks
             if len(looks) > seen[row]:
                 pairs.append((float(canvas.moved[row]), float(canvas.age[row]), looks[-1].mean_tv, looks[-1].max_tv))
                 seen[row] = len(looks)

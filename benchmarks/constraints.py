@@ -18,6 +18,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def compiled(words: Vocabulary) -> list[dict[str, Any]]:
         began = time.perf_counter()
         compile_in_child(asked, words, Budget(time_s=60))
         child_s = time.perf_counter() - began
-        here = timed(lambda asked=asked: compile_here(asked, words, Budget(time_s=60)), 1)  # type: ignore[misc]
+        here = timed(partial(compile_here, asked, words, Budget(time_s=60)), 1)
         found = compile_here(asked, words, Budget(time_s=60))
         rows.append(
             {
@@ -121,10 +122,10 @@ def costs(words: Vocabulary, lm: LanguageModel) -> list[dict[str, Any]]:
             at = torch.arange(length)
             zero = torch.zeros_like(at)
             log_p = torch.randn(length, len(words), generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-            whole = timed(lambda holes=holes, span=span: holes.enter(0, [span]))  # type: ignore[misc]
+            whole = timed(partial(holes.enter, 0, [span]))
             text = holes.sample(zero, at, log_p, zero, zero)
-            fill = timed(lambda: holes.fill(zero, at, log_p), 2)  # noqa: B023
-            sample = timed(lambda: holes.sample(zero, at, log_p, zero, zero), 2)  # noqa: B023
+            fill = timed(partial(holes.fill, zero, at, log_p), 2)
+            sample = timed(partial(holes.sample, zero, at, log_p, zero, zero), 2)
             order = torch.randperm(length, generator=torch.Generator().manual_seed(1))
             steps = []
             for first in range(0, min(length, 48), 4):

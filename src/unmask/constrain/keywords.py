@@ -47,8 +47,14 @@ def is_of(value: Any, kind: str) -> bool:
         return kind == "boolean"
     if kind == "integer":
         return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    known = {"object": dict, "array": list, "string": str, "number": (int, float), "null": type(None)}
-    return kind in known and isinstance(value, known[kind])  # type: ignore[arg-type]
+    known: dict[str, type | tuple[type, ...]] = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "number": (int, float),
+        "null": type(None),
+    }
+    return kind in known and isinstance(value, known[kind])
 
 
 def same(one: Any, other: Any) -> bool:
