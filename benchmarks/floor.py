@@ -56,7 +56,7 @@ PARTS = {
         ("unmask.engine.backends.compiled", "Compiled.read"),
     ],
     "drawing": [("unmask.decode.propose", "_draw")],
-    "rest of the proposal": [("unmask.engine.engine", "propose")],
+    "rest of the proposal": [("unmask.decode.audit", "propose")],
     "windows": [("unmask.engine.crowd", "Crowd.plan")],
     "policies": [("unmask.engine.crowd", "Crowd.decide")],
     "canvas and trace": [("unmask.base.canvas", "Canvas.apply"), ("unmask.engine.engine", "record")],
