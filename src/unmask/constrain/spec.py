@@ -107,7 +107,18 @@ class Template:
         )
 
 
-Body = Anything | Regex | Choices | Schema | Template
+@dataclass(frozen=True, slots=True)
+class Either:
+    """A text of one of several kinds."""
+
+    bodies: tuple["Body", ...]
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts; raises as its bodies do."""
+        return machine(alt([leaf(body.language(meter)) for body in self.bodies]), meter)
+
+
+Body = Anything | Regex | Choices | Schema | Template | Either
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +148,7 @@ class Constraint:
         """
         found = self.body.language(meter)
         if found.empty:
-            raise BadInput(f"no text fits {self.body}")
+            raise BadInput(f"no text fits {str(self.body)[:200]}")
         anything = leaf(own(ANY))
         if self.contains:
             parts = [anything, *(piece for some in self.contains for piece in (text(some), anything))]
