@@ -272,13 +272,10 @@ class TestTemplates:
             {"role": "assistant", "content": "", "tool_calls": [called]},
             {"role": "tool", "tool_call_id": "1", "content": "3"},
         ]
-        assert (
-            chatty(HERMES)
-            .turns(chat)
-            .text.endswith(
-                '<|im_start|>assistant\n<tool_call>\n{"name": "f", "arguments": {"a": [1, "é"]}}\n</tool_call><|im_end|>\n'
-                "<|im_start|>tool\n3<|im_end|>\n<|im_start|>assistant\n"
-            )
+        text = chatty(HERMES).turns(chat).text
+        assert text.endswith(
+            '<|im_start|>assistant\n<tool_call>\n{"name": "f", "arguments": {"a": [1, "é"]}}\n</tool_call>'
+            "<|im_end|>\n<|im_start|>tool\n3<|im_end|>\n<|im_start|>assistant\n"
         )
 
     def test_a_template_that_knows_no_tools_is_told_in_plain_text(self, chatty):

@@ -11,7 +11,6 @@ from typing import Any
 
 from unmask.constrain.spec import Anything, Body, Choices, Constraint, Regex, Schema
 from unmask.lm.model import LanguageModel
-from unmask.lm.results import Settings
 from unmask.lm.rows import NEVER, Ask
 from unmask.serve.errors import Refused, naming
 from unmask.serve.limits import Limits
@@ -33,7 +32,7 @@ class Bound:
     may_stop: bool = False
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> dict[str, Any]:
         """As `unmask.lm` takes it."""
         if not self.asked:
             return {}

@@ -17,7 +17,7 @@ from unmask.serve import constraint
 from unmask.serve.constraint import Bound
 from unmask.serve.errors import Refused
 from unmask.serve.limits import Limits
-from unmask.serve.schemas import Chat, Function
+from unmask.serve.schemas import Chat, Function, ToolChoice
 from unmask.text.calls import Tool, opened
 
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -161,11 +161,10 @@ def of(body: Chat, lm: LanguageModel, limits: Limits) -> tuple[Calls | None, Bou
         )
     if choice is None or choice == "auto":
         return _may(schemas, lm)
-    if choice != "required":
-        if choice.function.name not in names:
-            param = "tool_choice.function.name"
-            raise Refused("invalid_value", f"there is no tool {choice.function.name!r} among {names}", param)
-        names = [choice.function.name]
+    if isinstance(choice, ToolChoice):
+        if (name := choice.function.name) not in names:
+            raise Refused("invalid_value", f"there is no tool {name!r} among {names}", "tool_choice.function.name")
+        names = [name]
     calls = Calls(names=names, must=True)
     return calls, _bound(_written({name: schemas[name] for name in names}))
 
