@@ -10,7 +10,7 @@ from worlds import TOKENS, VOCABULARY
 from unmask.base.errors import BadInput, OverBudget, Unsupported
 from unmask.constrain.budget import Budget, Meter
 from unmask.constrain.compile import Cache, Child, compile_here, compile_in_child
-from unmask.constrain.spec import Anything, Choices, Constraint, Either, Regex, Schema, Template
+from unmask.constrain.spec import Anything, Choices, Constraint, Either, Regex, Schema, Template, Unlike
 from unmask.constrain.vocabulary import Vocabulary
 
 
@@ -114,7 +114,7 @@ def test_the_cache_is_bounded_and_keyed_by_both():
     assert cache.get(Constraint(body=Regex("a*")), VOCABULARY) is first
     assert cache.get(one, Vocabulary(TOKENS[:4], ends=[1])) is not first
     assert len(cache) == 2
-    small = Cache(num_bytes=first.num_bytes + 1)
+    small = Cache(num_bytes=first.num_bytes + len(repr(one)) + 1)
     kept = small.get(one, VOCABULARY)
     small.get(other, VOCABULARY)
     assert len(small) == 1
@@ -130,6 +130,16 @@ def test_time_in_children_counts():
     slow = Template(tuple(Regex(f"(?:a|b|{i}){{1,300}}") for i in range(40)))
     with pytest.raises(OverBudget, match="time_s"):
         compile_here(Constraint(body=slow), VOCABULARY, Budget(time_s=0.5))
+
+
+def test_texts_that_begin_otherwise():
+    said = accepts(
+        Constraint(body=Unlike('{"é')), "", "{", '{"', "{'", '"{', "x\n\u00a0\u2028", '{"e', '{"è', '{ "é', "\x1f"
+    )
+    assert all(said)
+    assert accepts(Constraint(body=Unlike('{"é')), '{"é', '{"é and more\n') == [False, False]
+    with pytest.raises(BadInput, match="every text begins"):
+        Constraint(body=Unlike("")).language(Meter())
 
 
 def test_one_of_several_kinds():

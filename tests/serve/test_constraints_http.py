@@ -180,22 +180,23 @@ WRONG = [
 ]
 
 
+@pytest.fixture
+def still(lm):
+    """A model of which no forward may be asked."""
+
+    class Still:
+        def __getattr__(self, name):
+            return getattr(lm.runner, name)
+
+        def read(self, *given, **more):
+            raise AssertionError("a forward was made")
+
+    found = LanguageModel(lm.model, lm.tokenizer, name="toy")
+    found.runner = Still()
+    return found
+
+
 class TestRefusals:
-    @pytest.fixture(scope="class")
-    def still(self, lm):
-        """A model of which no forward may be asked."""
-
-        class Still:
-            def __getattr__(self, name):
-                return getattr(lm.runner, name)
-
-            def read(self, *given, **more):
-                raise AssertionError("a forward was made")
-
-        found = LanguageModel(lm.model, lm.tokenizer, name="toy")
-        found.runner = Still()
-        return found
-
     @pytest.fixture
     def served(self, serving, still):
         return serving(still)
@@ -267,16 +268,15 @@ HOSTILE = {
 }
 
 
+SMALL = {"compile_s": 1.0, "compile_bytes": 1 << 28, "states": 3000}
+
+
 class TestHostile:
     """What was made to take all time or memory: a clear word within bounds, and nobody else notices."""
 
-    @pytest.fixture(scope="class")
-    def small(self, lm):
-        return {"compile_s": 1.0, "compile_bytes": 1 << 28, "states": 3000}
-
     @pytest.mark.parametrize("name", HOSTILE)
-    def test_it_ends_with_a_word(self, serving, lm, small, name):
-        served = serving(lm, **small)
+    def test_it_ends_with_a_word(self, serving, lm, name):
+        served = serving(lm, **SMALL)
         (field,) = HOSTILE[name]
         answer = served.post(TEXT, prompt="x", max_tokens=8, **HOSTILE[name])
         error = shaped(answer)
@@ -299,8 +299,8 @@ class TestHostile:
             said = answer.json()["choices"][0]["text"]
             assert (json.loads(said) if "schema" in asked else said) == text
 
-    def test_neighbours_write_what_they_write_alone(self, serving, lm, small):
-        served, said = serving(lm, **small), {}
+    def test_neighbours_write_what_they_write_alone(self, serving, lm):
+        served, said = serving(lm, **SMALL), {}
         asks = {seed: {"prompt": "def add(", "max_tokens": 24, "temperature": 1.0, "seed": seed} for seed in range(6)}
 
         def post(key, body):

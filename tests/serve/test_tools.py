@@ -6,12 +6,12 @@ import re
 import jsonschema
 import openai
 import pytest
-from serving import events, live, serving, toy
+from serving import events, live, serving
 from test_refusals import shaped
 
 from small_tokenizers import byte_level
 from unmask.lm.model import LanguageModel
-from unmask.serve.tools import Calls, Hearing, unlike
+from unmask.serve.tools import Calls, Hearing
 from unmask.text.chat import ChatTemplate
 
 CHAT = "/v1/chat/completions"
@@ -210,8 +210,8 @@ for arguments in ("{", "[]", "3", "[" * 9000):
 
 
 @pytest.mark.parametrize(("body", "param", "says"), WRONG, ids=lambda x: None if isinstance(x, dict) else x)
-def test_refusals(toy, body, param, says):
-    error = shaped(toy.post(CHAT, **{"messages": USER, **body}))
+def test_refusals(served, body, param, says):
+    error = shaped(served.post(CHAT, **{"messages": USER, **body}))
     assert error["param"] == param, error
     assert says in error["message"], error
 
@@ -227,31 +227,32 @@ OTHER = HERMES.replace("(call.function | tojson)", "'<f>' + call.function.name +
 DEAF = HERMES.replace("{% if tools %}", "{% if false %}")
 
 
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory):
+    from conftest import model_of
+    from small_tokenizers import CHATML, write
+    from unmask.base.vocab import Vocab
+    from unmask.text.tokenizer import Tokenizer
+
+    def build(source, plain=()):
+        inner = byte_level(plain=plain)
+        mask, end = (inner.token_to_id(CHATML[i]) for i in (3, 2))
+        vocab = Vocab(size=inner.get_vocab_size(), mask=mask, eos=end)
+        tokenizer = Tokenizer.load(write(tmp_path_factory.mktemp("chatty"), inner), vocab)
+
+        class Like:
+            pass
+
+        Like.vocab = vocab
+        model = model_of(Like, sees="all")
+        model.max_length = 2048
+        return LanguageModel(model, tokenizer, name="chatty", template=ChatTemplate(source, tokenizer))
+
+    return build
+
+
 class TestTemplates:
     """Templates of published models: their own form, read where it is JSON."""
-
-    @pytest.fixture(scope="class")
-    def chatty(self, tmp_path_factory):
-        from conftest import model_of
-        from small_tokenizers import CHATML, write
-        from unmask.base.vocab import Vocab
-        from unmask.text.tokenizer import Tokenizer
-
-        def build(source, plain=()):
-            inner = byte_level(plain=plain)
-            mask, end = (inner.token_to_id(CHATML[i]) for i in (3, 2))
-            vocab = Vocab(size=inner.get_vocab_size(), mask=mask, eos=end)
-            tokenizer = Tokenizer.load(write(tmp_path_factory.mktemp("chatty"), inner), vocab)
-
-            class Like:
-                pass
-
-            Like.vocab = vocab
-            model = model_of(Like, sees="all")
-            model.max_length = 2048
-            return LanguageModel(model, tokenizer, name="chatty", template=ChatTemplate(source, tokenizer))
-
-        return build
 
     def test_a_call_begins_as_the_template_has_it(self, chatty):
         lm = chatty(HERMES)
@@ -332,16 +333,6 @@ class TestHearing:
         assert hearing.more("<cal") == []
         assert hearing.more("m>") == [{"content": "<calm>"}]
         assert hearing.more("!") == [{"content": "!"}]
-
-    def test_texts_that_begin_otherwise(self):
-        from unmask.constrain.budget import Meter
-        from unmask.constrain.spec import Regex
-
-        language = Regex(unlike('{"é')).language(Meter())
-        for text in ("", "{", '{"', "{'", '"{', "x\n\u00a0\u2028", '{"e', '{"\u00e8', '{ "é', "\x1f\x7f"):
-            assert language.accepts(text.encode()), text
-        for text in ('{"é', '{"é and more\n'):
-            assert not language.accepts(text.encode()), text
 
 
 class TestOpenAI:

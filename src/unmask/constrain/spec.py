@@ -108,6 +108,24 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Unlike:
+    """A text that does not begin in one way."""
+
+    beginning: str
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts.
+
+        Raises:
+            BadInput: every text begins with nothing.
+        """
+        if not self.beginning:
+            raise BadInput("every text begins with ''; give a beginning of one letter or more")
+        anything = own(ANY)
+        return without(anything, machine(seq([text(self.beginning), leaf(anything)]), meter), meter)
+
+
+@dataclass(frozen=True, slots=True)
 class Either:
     """A text of one of several kinds."""
 
@@ -118,7 +136,7 @@ class Either:
         return machine(alt([leaf(body.language(meter)) for body in self.bodies]), meter)
 
 
-Body = Anything | Regex | Choices | Schema | Template | Either
+Body = Anything | Regex | Choices | Schema | Template | Unlike | Either
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

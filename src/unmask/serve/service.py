@@ -107,6 +107,7 @@ class Service:
         Raises:
             Refused: anything that can't be done, and why.
         """
+        began = time.perf_counter()
         lm = self.check(body)
         settings = self.settings(body)
         owner, id = request.state.owner, request.state.request_id
@@ -130,7 +131,7 @@ class Service:
             return ask, rows
 
         ask, rows = await asyncio.to_thread(prepare)
-        job = Job(ask=ask, requests=rows, id=id, deadline=deadline, tells=told or Tells())
+        job = Job(ask=ask, requests=rows, id=id, deadline=deadline, tells=told or Tells(), began=began)
         self.worker.submit(job)
         return job
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unmask.constrain.spec import Body, Constraint, Either, Regex, Schema, Template
+from unmask.constrain.spec import Body, Constraint, Either, Schema, Template, Unlike
 from unmask.lm.model import LanguageModel
 from unmask.serve import constraint
 from unmask.serve.constraint import Bound
@@ -179,7 +179,7 @@ def _may(schemas: dict[str, dict[str, Any]], lm: LanguageModel) -> tuple[Calls, 
             "tool_choice",
         )
     calls = Calls(names=[*schemas], must=False, before=before)
-    either = Either((Regex(unlike(calls.beginning)), Template((before, _written(schemas)))))
+    either = Either((Unlike(calls.beginning), Template((before, _written(schemas)))))
     # no stop string of a template stands in a call, where line breaks are escaped; what is no call may be cut anywhere
     return calls, _bound(either, may_stop=True)
 
@@ -197,12 +197,3 @@ def _schema(function: Function, param: str) -> dict[str, Any]:
     if schema["type"] != "object":
         raise Refused("invalid_value", "the parameters of a function are an object; say type object", param)
     return schema
-
-
-def unlike(beginning: str) -> str:
-    """A regex of all texts that do not begin with this one: they part from it at some letter, or end before."""
-    pattern = ""
-    for i, letter in enumerate(reversed(beginning)):
-        code = rf"\u{{{ord(letter):x}}}"
-        pattern = rf"(?:[^{code}][^\u{{1}}]*" + (f"|{code}{pattern}" if i else "") + ")?"
-    return pattern
