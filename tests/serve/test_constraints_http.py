@@ -219,6 +219,12 @@ class TestRefusals:
         answer = served.client.post(TEXT, content=body, headers={"content-type": "application/json"})
         assert shaped(answer)["param"] == "schema"
 
+    def test_drafts_that_are_verified(self, serving, ar_lm):
+        answer = serving(ar_lm).post(TEXT, prompt="x", regex="a+", diffusion={"decoder": "self-speculative"})
+        error = shaped(answer)
+        assert error["param"] == "diffusion.decoder"
+        assert "drafted" in error["message"]
+
     def test_a_model_without_a_tokenizer(self, serving, lm):
         served = serving(LanguageModel(lm.model, name="mute"))
         assert shaped(served.post(TEXT, prompt=[5], regex="a"))["param"] == "regex"

