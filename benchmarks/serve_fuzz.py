@@ -17,6 +17,7 @@ from typing import Any
 import httpx2 as httpx
 
 USER = [{"role": "user", "content": "x"}]
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 GOOD: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"messages": USER, "max_tokens": 2, "stop": ["a"], "n": 1, "logprobs": True}),
     ("/v1/completions", {"prompt": "x", "max_tokens": 2, "seed": 1, "diffusion": {"steps": 1, "decoder": "llada"}}),
@@ -31,6 +32,16 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
         {"input_prefix": "x", "input_suffix": "y", "n_predict": 2, "n_indent": 1, "response_fields": ["content"]},
     ),
     ("/v1/refine", {"text": "abc def", "spans": [[0, 3]], "strength": 0.5}),
+    (
+        "/v1/chat/completions",
+        {
+            "messages": [*USER, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "content": "3"}],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+            "tool_choice": "none",
+            "response_format": {"type": "text"},
+        },
+    ),
+    ("/v1/infill", {"segments": [{"mask": {"min": 1, "max": 2}, "choices": ["a", "b"]}], "n": 1}),
     ("/v1/score", {"text": "abc", "samples": 1, "given": "x"}),
     ("/tokenize", {"prompt": "x"}),
     ("/detokenize", {"tokens": [5]}),

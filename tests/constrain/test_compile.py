@@ -1,10 +1,16 @@
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
 import pytest
 from worlds import TOKENS, VOCABULARY
 
 from unmask.base.errors import BadInput, OverBudget, Unsupported
 from unmask.constrain.budget import Budget, Meter
-from unmask.constrain.compile import Cache, compile_here, compile_in_child
-from unmask.constrain.spec import Anything, Choices, Constraint, Regex, Schema, Template
+from unmask.constrain.compile import Cache, Child, compile_here, compile_in_child
+from unmask.constrain.spec import Anything, Choices, Constraint, Either, Regex, Schema, Template, Unlike
 from unmask.constrain.vocabulary import Vocabulary
 
 
@@ -108,7 +114,7 @@ def test_the_cache_is_bounded_and_keyed_by_both():
     assert cache.get(Constraint(body=Regex("a*")), VOCABULARY) is first
     assert cache.get(one, Vocabulary(TOKENS[:4], ends=[1])) is not first
     assert len(cache) == 2
-    small = Cache(num_bytes=first.num_bytes + 1)
+    small = Cache(num_bytes=first.num_bytes + len(repr(one)) + 1)
     kept = small.get(one, VOCABULARY)
     small.get(other, VOCABULARY)
     assert len(small) == 1
@@ -124,3 +130,114 @@ def test_time_in_children_counts():
     slow = Template(tuple(Regex(f"(?:a|b|{i}){{1,300}}") for i in range(40)))
     with pytest.raises(OverBudget, match="time_s"):
         compile_here(Constraint(body=slow), VOCABULARY, Budget(time_s=0.5))
+
+
+def test_texts_that_begin_otherwise():
+    said = accepts(
+        Constraint(body=Unlike('{"é')), "", "{", '{"', "{'", '"{', "x\n\u00a0\u2028", '{"e', '{"è', '{ "é', "\x1f"
+    )
+    assert all(said)
+    assert accepts(Constraint(body=Unlike('{"é')), '{"é', '{"é and more\n') == [False, False]
+    with pytest.raises(BadInput, match="every text begins"):
+        Constraint(body=Unlike("")).language(Meter())
+
+
+def test_one_of_several_kinds():
+    either = Either((Regex("a+"), Template(("b", Choices(("c", "d"))))))
+    assert accepts(Constraint(body=either), "aa", "bc", "bd", "b", "abc") == [True, True, True, False, False]
+    with pytest.raises(BadInput, match="no text fits"):
+        Constraint(body=Either(())).language(Meter())
+
+
+SLOW = Constraint(body=Regex("([^x]*){3}[01].{24}x"))
+PATIENT = Budget(time_s=60.0, states=1 << 30, num_bytes=1 << 33)
+
+
+def alive(pid):
+    """Whether a process runs, which one that nobody has asked for since it ended does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def group(leader):
+    """Processes of a group that run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == leader and fields[0] not in "ZX":
+            found.append(stat.parent.name)
+    return found
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+
+
+@needs_proc
+def test_a_child_that_is_given_up_is_gone_with_all_it_has_started():
+    child, said = Child(), []
+
+    def compile():
+        try:
+            child.compile(SLOW, VOCABULARY, PATIENT)
+        except OverBudget as error:
+            said.append(error)
+
+    thread = threading.Thread(target=compile)
+    thread.start()
+    while child._process is None:
+        time.sleep(0.01)
+    leader = child._process.pid
+    while len(group(leader)) < 2:  # itself, and the one that compiles its regex
+        time.sleep(0.01)
+    child.end()
+    thread.join(30)
+    assert said
+    while group(leader):
+        time.sleep(0.01)
+    with pytest.raises(OverBudget, match="given up"):
+        child.compile(SLOW, VOCABULARY)
+
+
+@needs_proc
+def test_a_child_does_not_outlive_who_asked_it():
+    code = """
+import os, sys, threading, time
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+from test_compile import PATIENT, SLOW, VOCABULARY, Child, group
+child = Child()
+threading.Thread(target=child.compile, args=(SLOW, VOCABULARY, PATIENT), daemon=True).start()
+while child._process is None or len(group(child._process.pid)) < 2:
+    time.sleep(0.01)
+print(child._process.pid, flush=True)
+os._exit(9)
+"""
+    done = subprocess.run([sys.executable, "-c", code, __file__], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 9, done.stderr
+    leader = int(done.stdout)
+    while group(leader):
+        time.sleep(0.01)
+    assert not alive(leader)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"type": 5}, {"enum": 3}, {"properties": {"a": 4}}, {"required": 7}, {"items": 3}, {"pattern": []}],
+    ids=str,
+)
+def test_schemas_that_are_none_are_told_as_such(wrong):
+    with pytest.raises((BadInput, Unsupported)) as error:
+        compile_in_child(Constraint(body=Schema.of(wrong)), VOCABULARY)
+    assert not isinstance(error.value, OverBudget)
+
+
+def test_what_nests_too_deep_is_told_as_such():
+    value = []
+    for _ in range(900):
+        value = [value]
+    with pytest.raises((BadInput, Unsupported), match="deep"):
+        compile_in_child(Constraint(body=Schema.of({"const": value})), VOCABULARY)

@@ -160,10 +160,10 @@ def test_64_clients_of_whom_some_leave(live, tiny):
 
 def test_the_pages_about_the_server_run(live, http, tmp_path):
     page, editors = ((DOCS / name).read_text() for name in ("server.md", "editors.md"))
-    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.S))
     exec(compile(code.replace("http://127.0.0.1:8000", live.url), "docs/server.md", "exec"), {})
     curls = re.findall(r"^curl .*?(?=^curl|^```)", page + editors, flags=re.S | re.M)
-    assert len(curls) == 4
+    assert len(curls) == 5
     for command in curls:
         words = shlex.split(command.replace("\\\n", " "))
         url = next(word for word in words if word.startswith("http"))

@@ -148,7 +148,7 @@ class TestLimits:
         assert Limits.of(["queue=3", "deadline_s=1.5"]) == Limits(queue=3, deadline_s=1.5)
         with pytest.raises(UnknownName, match="Did you mean 'queue'"):
             Limits.of(["queu=3"])
-        for wrong in ("queue", "queue=x", "queue=-1", "deadline_s=nan", "rows=0"):
+        for wrong in ("queue", "queue=x", "queue=-1", "deadline_s=nan", "rows=0", "compilers=0"):
             with pytest.raises(BadInput):
                 Limits.of([wrong])
 

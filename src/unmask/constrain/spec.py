@@ -107,7 +107,36 @@ class Template:
         )
 
 
-Body = Anything | Regex | Choices | Schema | Template
+@dataclass(frozen=True, slots=True)
+class Unlike:
+    """A text that does not begin in one way."""
+
+    beginning: str
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts.
+
+        Raises:
+            BadInput: every text begins with nothing.
+        """
+        if not self.beginning:
+            raise BadInput("every text begins with ''; give a beginning of one letter or more")
+        anything = own(ANY)
+        return without(anything, machine(seq([text(self.beginning), leaf(anything)]), meter), meter)
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """A text of one of several kinds."""
+
+    bodies: tuple["Body", ...]
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts; raises as its bodies do."""
+        return machine(alt([leaf(body.language(meter)) for body in self.bodies]), meter)
+
+
+Body = Anything | Regex | Choices | Schema | Template | Unlike | Either
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +166,7 @@ class Constraint:
         """
         found = self.body.language(meter)
         if found.empty:
-            raise BadInput(f"no text fits {self.body}")
+            raise BadInput(f"no text fits {str(self.body)[:200]}")
         anything = leaf(own(ANY))
         if self.contains:
             parts = [anything, *(piece for some in self.contains for piece in (text(some), anything))]

@@ -12,10 +12,11 @@ The text is the completion of `generate` and `stream`, and what is written into 
 `refine`. It does not know how rows are filled.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any, Protocol, Self, get_args
 
 from unmask.base.canvas import Canvas
 from unmask.base.errors import BadInput, Unsupported
@@ -39,6 +40,14 @@ def constrains(settings: Mapping[str, Any]) -> bool:
     return any(settings.get(name) is not None for name in CONSTRAINTS)
 
 
+class Automata(Protocol):
+    """Where automata come from."""
+
+    def get(self, asked: Constraint, vocabulary: Vocabulary) -> Automaton:
+        """The automaton of a constraint; raises as `unmask.constrain.compile.compile_here`."""
+        ...
+
+
 class Controls:
     """Constraints of texts over one vocabulary; what was compiled before is remembered.
 
@@ -50,7 +59,13 @@ class Controls:
 
     def __init__(self, tokenizer: Tokenizer | None, vocab: Vocab, name: str) -> None:
         self.tokenizer, self.vocab, self.name = tokenizer, vocab, name
-        self.cache = Cache()
+        self.automata: Automata = Cache()
+
+    def over(self, automata: Automata) -> Self:
+        """The same, with automata that come from elsewhere."""
+        found = copy.copy(self)
+        found.automata = automata
+        return found
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -108,6 +123,15 @@ class Controls:
 
         return can
 
+    def check(self, settings: Mapping[str, Any], name: str | None, low: int, high: int) -> None:
+        """Raise BadInput if a gap of a name, of `low` to `high` tokens, can't be filled, pins aside; and as `hold`."""
+        asked, can = _asked(settings, name), self.fits(settings)
+        if asked is None or any(can(name, size) for size in range(low, high + 1)):
+            return
+        span, row = Span(automaton=self._compiled(asked), start=0, stop=high), ((0,) * high, (True,) * high)
+        reason = contradiction([span], Canvas.of([row], mask=0), self.vocabulary.tokens)
+        raise BadInput(f"the constraint can't be met with {low} to {high} tokens: {reason}")
+
     def _automata(self, row: Layout, settings: Mapping[str, Any]) -> list[Automaton | None]:
         """Of each gap; None where nothing is asked."""
         asked, names = settings.get("constraint"), [gap.name for gap in row.gaps]
@@ -124,7 +148,7 @@ class Controls:
         return [None if one is None else self._compiled(one) for one in each]
 
     def _compiled(self, asked: Constraint) -> Automaton:
-        return self.cache.get(asked, self.vocabulary)
+        return self.automata.get(asked, self.vocabulary)
 
     def _possible(self, row: Layout, held: Sequence[Span]) -> bool:
         return self._why(row, held) is None

@@ -23,6 +23,7 @@ from unmask.lm.save import save
 from unmask.lm.write import stream, write
 from unmask.models.backbone import Transformer
 from unmask.objectives.likelihood import likelihood
+from unmask.text.calls import Tool
 from unmask.text.chat import ChatTemplate, Message, Plain, conversations
 from unmask.text.layout import Fixed
 from unmask.text.template import parse
@@ -285,12 +286,16 @@ class LanguageModel:
             raise BadInput(f"attend is None, 'full', 'causal' or a bool tensor, not {attend!r}")
         return Attend(kind="full" if attend == "full" else "causal")
 
-    def turns(self, prompt: Any) -> Fixed | list[Fixed]:
-        """Conversations up to the answer: one for a text or messages, several for a list of either."""
+    def turns(self, prompt: Any, tools: Sequence[Tool] = (), *, call: bool = False) -> Fixed | list[Fixed]:
+        """Conversations up to the answer: one for a text or messages, several for a list of either.
+
+        With `tools`, which the model is told of; with `call`, up to where a call of one of them begins. See
+        `unmask.text.calls`.
+        """
         if self.template is None:
             raise Unsupported(f"{self.name} has no tokenizer, so there is no chat; use generate with ids")
         chats, several = conversations(prompt)
-        read = self.template.read(chats)
+        read = self.template.read(chats, tools, call=call)
         return read if several else read[0]
 
     def ask(

@@ -8,13 +8,15 @@ from fastapi.responses import Response
 
 from unmask.base.errors import Unsupported
 from unmask.lm.model import LanguageModel
-from unmask.lm.results import Output, Settings
+from unmask.lm.results import Output
 from unmask.lm.rows import Ask
+from unmask.serve.constraint import FREE, Bound
 from unmask.serve.errors import Refused, naming
 from unmask.serve.job import Tells
 from unmask.serve.schemas import Chat, Completion, Infill, Streaming, Writing
 from unmask.serve.service import Answer, Service, counted
 from unmask.serve.stream import Stream, Telling
+from unmask.serve.tools import Calls
 from unmask.serve.wire import Envelope, Form, of_output, usage
 from unmask.text.layout import Fixed
 
@@ -29,7 +31,8 @@ async def answer(
     make: Callable[[LanguageModel], Ask],
     form: Form,
     *,
-    more: Settings | None = None,
+    bound: Bound = FREE,
+    calls: Calls | None = None,
     top: int | None = None,
 ) -> Response:
     """Write a body's ask, as a stream or as a whole.
@@ -38,20 +41,21 @@ async def answer(
         service, request, body: of the route.
         make: see `Service.submit`.
         form: what the answer looks like.
-        more: settings beside those of the body.
+        bound: what the texts have to be.
+        calls: how calls of tools stand in them.
         top: 0 for log-probabilities, 1 for the best token's beside each; None for none.
     """
     drafts = bool(body.stream and body.diffusion is not None and body.diffusion.stream)
     if body.stream:
         _streams(service.check(body))
     told = Tells(text=bool(body.stream), drafts=drafts, logs=top is not None)
-    job = await service.submit(request, body, make, more, told)
+    job = await service.submit(request, body, make, bound, told)
     envelope = Envelope(form, service.model)
     if body.stream:
         counts = body.stream_options is not None and bool(body.stream_options.include_usage)
-        return Stream(
-            Telling(job=job, service=service, envelope=envelope, logs=top is not None, top=top or 0, counts=counts)
-        )
+        telling = Telling(job=job, service=service, envelope=envelope, logs=top is not None, top=top or 0)
+        telling.counts, telling.calls = counts, calls
+        return Stream(telling)
     done = await service.finish(request, job)
     tokenizer = service.worker.lm.tokenizer
     choices = [
@@ -63,6 +67,8 @@ async def answer(
         )
         for index, output in enumerate(done.outputs)
     ]
+    if calls is not None:
+        choices = [envelope.called(one, calls.message(one["message"]["content"])) for one in choices]
     if tokenizer is None:
         choices = [c | {"token_ids": o.tokens} for c, o in zip(choices, done.outputs, strict=True)]
     return Answer(envelope.around(choices, usage=usage(job.ask, done)))
@@ -76,10 +82,10 @@ async def texts(
     form: Form,
     shown: Callable[[int, Output], dict[str, Any]],
     *,
-    more: Settings | None = None,
+    bound: Bound = FREE,
 ) -> Response:
     """Write a body's ask and answer with choices that a route shows in its own way."""
-    job = await service.submit(request, body, make, more)
+    job = await service.submit(request, body, make, bound)
     done = await service.finish(request, job)
     envelope = Envelope(form, service.model)
     choices = [shown(index, output) for index, output in enumerate(done.outputs)]
@@ -87,7 +93,13 @@ async def texts(
 
 
 def continued(
-    service: Service, lm: LanguageModel, body: Chat | Completion, prompts: Sequence[Any], most: int | None, param: str
+    service: Service,
+    lm: LanguageModel,
+    body: Chat | Completion,
+    prompts: Sequence[Any],
+    most: int | None,
+    param: str,
+    bound: Bound = FREE,
 ) -> Ask:
     """Rows that continue prompts.
 
@@ -96,8 +108,9 @@ def continued(
         prompts: texts, ids, or conversations that were read.
         most: positions to write, as asked for; otherwise as many as are usual and as there is room for.
         param: the field of the prompts.
+        bound: what the texts have to be; one that can't be cut ends as that says, and not at the stop strings of chats.
     """
-    chat = isinstance(body, Chat)
+    chat = isinstance(body, Chat) and bound.cuttable
     given = counted(service.limits, lm, [p.ids if isinstance(p, Fixed) else p for p in prompts], param)
     most = most or max(1, min(DEFAULT_TOKENS, lm.model.max_length - given - len(lm.reader.start)))
     least = body.min_tokens
@@ -120,6 +133,7 @@ def between(
     texts: tuple[str, str],
     most: int | None,
     params: tuple[str, str] = ("prompt", "suffix"),
+    bound: Bound = FREE,
 ) -> Ask:
     """Rows that write what stands between two texts, which are both seen; `params` are the fields they came in."""
     given = sum(counted(service.limits, lm, [text], param) for text, param in zip(texts, params, strict=True))
@@ -128,7 +142,9 @@ def between(
     with naming("stop"):
         lm.reader.strings(stop)
     with naming(params[1]):
-        return lm.reader.infill(*texts, (1, most), n, stop)
+        lm.reader.infill(*texts, (most, most))  # whether it can be seen and held at all
+    with naming(bound.param):
+        return lm.reader.infill(*texts, (1, most), n, stop, lm.controls.fits(bound.settings))
 
 
 def stops(service: Service, body: Streaming) -> list[str]:

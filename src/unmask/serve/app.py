@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 import unmask
 from unmask.base.errors import UnmaskError
+from unmask.serve.compiling import Compiler
 from unmask.serve.errors import Refused, refused
 from unmask.serve.guard import Guard, Keys
 from unmask.serve.limits import Limits
@@ -50,7 +51,7 @@ def create(
     app = FastAPI(title="unmask", version=unmask.__version__, docs_url=None, redoc_url=None)
     for router in ROUTERS:
         app.include_router(router, responses={"4XX": REFUSAL, "5XX": REFUSAL})
-    app.state.service = Service(worker, limits, metrics, name)
+    app.state.service = Service(worker, limits, metrics, Compiler(limits, metrics), name)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

@@ -26,6 +26,13 @@ class Limits:
     stops: int = _limit(16, "stop strings")
     stop_characters: int = _limit(256, "of each stop string")
     holes: int = _limit(64, "holes, spans or pins")
+    tools: int = _limit(64, "tools of a chat")
+    constraint_bytes: int = _limit(1 << 16, "of what one field asks of a text, as JSON")
+    compile_s: float = _limit(5.0, "seconds of processor time to compile a constraint")
+    compile_bytes: int = _limit(1 << 29, "of memory for that")
+    states: int = _limit(20_000, "of the automaton of a constraint, on the way to it too")
+    compilers: int = _limit(2, "constraints that are compiled at the same time")
+    automata_bytes: int = _limit(1 << 28, "of compiled constraints that are kept")
     steps: int = _limit(4096, "of a decoder, and rounds of editing")
     work: int = _limit(1 << 26, "rows x positions x steps: what a request may make the network look at")
     samples: int = _limit(1024, "of a score")
@@ -54,8 +61,9 @@ class Limits:
                 raise BadInput(f"a limit is NAME=NUMBER, like queue=64, not {one!r}") from error
             if not 0 <= found[name] < 1 << 62:
                 raise BadInput(f"a limit is a number from 0, not {one!r}")
-        if found.get("rows") == 0:
-            raise BadInput("an engine has one row at least; give rows=1 or more")
+        for name in ("rows", "compilers"):
+            if found.get(name) == 0:
+                raise BadInput(f"nothing can be done without {name}; give {name}=1 or more")
         return cls(**found)
 
     def check(self, name: str, value: float, param: str) -> None:

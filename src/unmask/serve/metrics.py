@@ -73,9 +73,14 @@ class Metrics:
             "unmask_targets", "texts with a target of seconds, by whether it was kept", ["kept"], registry=registry
         )
         self.eased = Counter("unmask_eased_steps", "steps with less effort than was asked for", registry=registry)
+        self.compilations = Counter(
+            "unmask_constraints", "constraints that were asked for, by what became of them", ["end"], registry=registry
+        )
         self.draining = Gauge("unmask_draining", "whether new requests are refused", registry=registry)
         for end in ("finished", "failed", "cancelled"):
             self.jobs.labels(end)
+        for end in ("kept", "made", "refused", "dropped"):
+            self.compilations.labels(end)
         for kept in ("yes", "no"):
             self.targets.labels(kept)
         self._stats: Stats | None = None
@@ -114,6 +119,10 @@ class Metrics:
     def ended(self, end: str) -> None:
         """A job ended: finished, failed or cancelled."""
         self.jobs.labels(end).inc()
+
+    def compiled(self, end: str) -> None:
+        """A constraint was found (kept), made, refused, or given up as nobody waited for it any more (dropped)."""
+        self.compilations.labels(end).inc()
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

@@ -19,6 +19,8 @@ Count = Annotated[int, Field(ge=1, le=1 << 31)]
 Stops = str | list[str]
 Tokens = list[Annotated[int, Field(ge=0, lt=1 << 31)]]
 Label = Annotated[str | None, Field(max_length=512)]
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+Some = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
 def only(*values: Any) -> Any:
@@ -122,18 +124,86 @@ class Part(Body):
     text: str
 
 
+class Called(Body):
+    """A function and its arguments, JSON in a text."""
+
+    name: Name
+    arguments: str
+
+
+class ToolCall(Body):
+    """A call of a tool, as it was answered."""
+
+    id: Annotated[str, Field(max_length=64)]
+    type: Literal["function"] = "function"
+    function: Called
+
+
 class Message(Body):
-    """A turn of a chat."""
+    """A turn of a chat; of the assistant's, its calls of tools, and of a tool's, which call it is the result of."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[Part], Field(min_length=1)]
+    content: str | Annotated[list[Part], Field(min_length=1)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=64)] | None = None
+    refusal: None = None
+
+
+class JsonSchema(Body):
+    """A schema that an answer is valid under, whether it is strict or not."""
+
+    schema_: dict[str, Any] = Field(alias="schema")
+    name: Label = None
+    description: str | None = None
+    strict: bool | None = None
 
 
 class ResponseFormat(Body):
     """What form an answer must have."""
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: dict[str, Any] | None = None
+    json_schema: JsonSchema | None = None
+
+
+class Bounded(Body):
+    """What a text has to be."""
+
+    regex: str | None = Field(default=None, description="matches the text from end to end")
+    schema_: dict[str, Any] | bool | None = Field(
+        default=None, alias="schema", description="the text is JSON that is valid under it"
+    )
+    choices: list[str] | None = Field(default=None, min_length=1, description="the text is one of these")
+    contains: Some | None = Field(default=None, description="stand in the text, in this order")
+    banned: Some | None = Field(default=None, description="stand nowhere in the text")
+
+
+class Function(Body):
+    """A function that may be called; its arguments are valid under `parameters`, whether it is strict or not."""
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """Something that may be called."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class Named(Body):
+    """A function by its name."""
+
+    name: Name
+
+
+class ToolChoice(Body):
+    """The one tool that is called."""
+
+    type: Literal["function"]
+    function: Named
 
 
 class Eos(Body):
@@ -147,7 +217,7 @@ class Eos(Body):
     pins: dict[str, str] | None = Field(default=None, description="position in the completion: text that stands there")
 
 
-class Chat(Streaming, Eos):
+class Chat(Streaming, Eos, Bounded):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
@@ -156,15 +226,15 @@ class Chat(Streaming, Eos):
     reasoning_effort: Reasoning | None = Field(default=None, description="`diffusion.effort` by OpenAI's names")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = Field(default=None, description="an answer has one call at most in any case")
     response_format: ResponseFormat | None = None
     store: only(False) = None  # type: ignore[valid-type]
     modalities: only(["text"]) = None  # type: ignore[valid-type]
 
 
-class Completion(Streaming, Eos):
+class Completion(Streaming, Eos, Bounded):
     """POST /v1/completions; with a suffix, both sides are seen."""
 
     prompt: str | Tokens | list[str] | list[Tokens]
@@ -176,7 +246,7 @@ class Completion(Streaming, Eos):
     response_format: ResponseFormat | None = None
 
 
-class Fim(Streaming):
+class Fim(Streaming, Bounded):
     """POST /v1/fim/completions."""
 
     prompt: str
@@ -210,7 +280,7 @@ class Extra(Body):
     time: Any = None
 
 
-class Llama(Streaming):
+class Llama(Streaming, Bounded):
     """POST /infill, as llama.cpp's server has it.
 
     Of its fields that have nothing to do with what is written, those that its editors send are known: `cache_prompt`,
@@ -226,6 +296,7 @@ class Llama(Streaming):
     top_k: int | None = Field(default=None, ge=0)
     t_max_predict_ms: float | None = Field(default=None, gt=0, description="`diffusion.latency_s` in ms")
     response_fields: list[str] | None = Field(default=None, description="what is wanted of the answer, as a/b")
+    json_schema: dict[str, Any] | None = Field(default=None, description="`schema` by llama.cpp's name")
     samplers: only(["top_k", "top_p", "infill"], []) = None  # type: ignore[valid-type]
     n: only(1) = None  # type: ignore[valid-type]
     stream: only(False) = None  # type: ignore[valid-type]
@@ -242,13 +313,11 @@ class Mask(Body):
     name: str | None = Field(default=None, max_length=64)
 
 
-class Segment(Body):
-    """A piece of an infill: `text`, or `mask`, which a regex or a schema may bind."""
+class Segment(Bounded):
+    """A piece of an infill: `text`, or `mask`, of whose text something may be asked."""
 
     text: str | None = None
     mask: Mask | None = None
-    regex: str | None = None
-    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
 class Infill(Writing):
@@ -259,7 +328,7 @@ class Infill(Writing):
     logprobs: bool | None = None
 
 
-class Refine(Writing):
+class Refine(Writing, Bounded):
     """POST /v1/refine: spans of a text are written anew, everything else stays byte for byte."""
 
     text: str

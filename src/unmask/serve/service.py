@@ -1,20 +1,23 @@
 """What routes work with: from a request's body to a job of the worker, every limit checked, every error named."""
 
 import asyncio
+import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
 
 from unmask.base.errors import UnmaskError
+from unmask.constrain.vocabulary import Vocabulary
 from unmask.lm.model import LanguageModel
-from unmask.lm.results import Settings
 from unmask.lm.rows import Ask
 from unmask.lm.write import requests
+from unmask.serve.compiling import Compiler, Ready
+from unmask.serve.constraint import FREE, Bound
 from unmask.serve.errors import Refused, naming, refused
 from unmask.serve.guard import json_bytes
 from unmask.serve.job import Done, Job, Tells
@@ -24,10 +27,9 @@ from unmask.serve.schemas import REASONING, Asked, Writing
 from unmask.serve.turns import Turns
 from unmask.serve.worker import Worker
 
-CONSTRAINTS = {"schema": "response_format"}
-"""Settings of constrained decoding, and the fields that they come from."""
-
-
+T = TypeVar("T")
+AHEAD = {"steps of a constrained text": "diffusion.lookahead", "a constrained text": "diffusion.decoder"}
+"""How refusals to write a constrained text ahead of itself begin, and the fields that they are about."""
 TOP: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "temperature": ("temperature", float),
     "top_p": ("top_p", float),
@@ -56,6 +58,7 @@ class Service:
         worker: owner of the engine.
         limits: of requests.
         metrics: of the server.
+        compiler: of constraints.
         name: what the model is called here; by default its own name.
         scoring: turns of the scores.
     """
@@ -63,6 +66,7 @@ class Service:
     worker: Worker
     limits: Limits
     metrics: Metrics
+    compiler: Compiler
     name: str | None = None
     scoring: Turns = field(default_factory=Turns)
 
@@ -89,7 +93,7 @@ class Service:
         request: Request,
         body: Writing,
         make: Callable[[LanguageModel], Ask],
-        more: Settings | None = None,
+        bound: Bound = FREE,
         told: Tells | None = None,
     ) -> Job:
         """A job for what a body asks.
@@ -98,31 +102,52 @@ class Service:
             request: where it came in.
             body: what was asked.
             make: the rows of it; called in a thread of its own, as long texts and templates take their time.
-            more: settings beside those of the body.
+            bound: what the texts have to be; it is compiled first, in a process that ends if whoever asked goes.
             told: what is told of it before its end; nothing by default.
         Raises:
             Refused: anything that can't be done, and why.
         """
+        began = time.perf_counter()
         lm = self.check(body)
-        settings = {**self.settings(body), **(more or {})}
+        settings = self.settings(body)
         owner, id = request.state.owner, request.state.request_id
         asked = body.diffusion.deadline_s if body.diffusion is not None else None
         if asked is not None:
             self.limits.check("deadline_s", asked, "diffusion.deadline_s")
         deadline = time.monotonic() + (asked or self.limits.deadline_s)
+        if bound.asked:
+            if getattr(body, "stop", None):
+                raise Refused("invalid_value", f"a stop string would cut what {bound.param} asks for; give one", "stop")
+            lm = copy.copy(lm)
+            lm.controls = lm.controls.over(await unless_gone(request, self._automata(lm, bound, deadline)))
+            settings |= bound.settings
 
         def prepare() -> tuple[Ask, list[Any]]:
-            ask = make(lm)
-            with naming_option(settings, body):
+            ask = bound.hold(lm, make(lm))
+            with naming_option(settings, body, bound):
                 rows = requests(lm.runner, ask, settings, share=owner)  # type: ignore[arg-type]
                 self.worker.check(rows)
             self.limits.check_work(rows, settings)
             return ask, rows
 
         ask, rows = await asyncio.to_thread(prepare)
-        job = Job(ask=ask, requests=rows, id=id, deadline=deadline, tells=told or Tells())
+        job = Job(ask=ask, requests=rows, id=id, deadline=deadline, tells=told or Tells(), began=began)
         self.worker.submit(job)
         return job
+
+    async def _automata(self, lm: LanguageModel, bound: Bound, deadline: float) -> Ready:
+        """All that is asked, compiled."""
+        found = {}
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                with naming(bound.param):
+                    vocabulary = await asyncio.to_thread(_vocabulary, lm)
+                for name, asked in bound.asked.items():
+                    with naming(bound.params[name]):
+                        found[asked] = await self.compiler.get(asked, vocabulary)
+        except TimeoutError:
+            raise Refused("deadline_exceeded", f"compiling {bound.param} took longer than the deadline") from None
+        return Ready(found)
 
     def settings(self, body: Writing) -> dict[str, Any]:
         """Decoding settings of a body: those at its top (`TOP`), and the others in `diffusion`."""
@@ -145,17 +170,33 @@ class Service:
         Raises:
             Refused: it failed.
         """
-        waiting = asyncio.ensure_future(job.done())
-        gone = asyncio.ensure_future(disconnected(request.receive))
         try:
-            await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                raise Refused("client_gone", "whoever asked has gone")
-            return waiting.result()
+            return await unless_gone(request, job.done())
         finally:
-            for task in (waiting, gone):
-                task.cancel()
             self.worker.cancel(job)
+
+
+def _vocabulary(lm: LanguageModel) -> Vocabulary:
+    """The bytes of all tokens, and their fingerprint, which take a moment the first time."""
+    _ = lm.controls.vocabulary.fingerprint
+    return lm.controls.vocabulary
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """What comes of some work; it is cancelled if whoever asked has gone.
+
+    Raises:
+        Refused: they have.
+    """
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(request.receive))
+    try:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Refused("client_gone", "whoever asked has gone")
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
 
 
 async def disconnected(receive: Callable[[], Any]) -> None:
@@ -165,14 +206,17 @@ async def disconnected(receive: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def naming_option(settings: dict[str, Any], body: Writing) -> Iterator[None]:
+def naming_option(settings: dict[str, Any], body: Writing, bound: Bound) -> Iterator[None]:
     """Errors inside are about a decoding setting; finds out which."""
     try:
         yield
     except UnmaskError as error:
         first, param = str(error).split("=")[0].split()[0], "diffusion"
-        if first in CONSTRAINTS:
-            param = CONSTRAINTS[first]
+        ahead = [field for start, field in AHEAD.items() if str(error).startswith(start)]
+        if ahead:
+            param = ahead[0]
+        elif bound.asked and str(error).startswith("the constraint"):
+            param = bound.param
         elif first in settings:
             above = [top for top, (name, _) in TOP.items() if name == first and getattr(body, top, None) is not None]
             param = above[0] if above else f"diffusion.{first}"

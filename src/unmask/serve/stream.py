@@ -20,6 +20,7 @@ from unmask.serve.errors import Refused
 from unmask.serve.guard import json_bytes, log
 from unmask.serve.job import Done, Draft, Job, Told
 from unmask.serve.service import Service, disconnected
+from unmask.serve.tools import Calls, Hearing
 from unmask.serve.wire import Envelope, logprobs, usage
 
 PING_S = 10.0
@@ -40,6 +41,7 @@ class Choice:
     tokens: int = 0
     cells: list[tuple[str, str]] = field(default_factory=list)
     drafts: int = 0
+    hearing: Hearing | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,6 +51,7 @@ class Telling:
     Args:
         logs: whether log-probabilities are told; `top` of them beside each.
         counts: whether the last chunk tells what it cost.
+        calls: how calls of tools stand in the texts.
     """
 
     job: Job
@@ -57,6 +60,7 @@ class Telling:
     logs: bool = False
     top: int = 0
     counts: bool = False
+    calls: Calls | None = None
     told: dict[int, Choice] = field(default_factory=dict)
     number: int = 0
 
@@ -65,12 +69,16 @@ class Telling:
         if self.envelope.form.chat:
             for index in range(len(self.job.ask.texts)):
                 first = self.envelope.choice(index, "", None, chunk=True)
-                yield self._chunk([{**first, "delta": {"role": "assistant", "content": ""}}])
+                content = None if self.calls is not None and self.calls.must else ""
+                yield self._chunk([{**first, "delta": {"role": "assistant", "content": content}}])
         async for event in self.job.events():
             if isinstance(event, Draft):
                 yield self._draft(event)
             elif isinstance(event, Told):
-                yield self._text(event)
+                state = self._state(event.index)
+                logs = self._logs(state, event.tokens, event.changes)
+                for chunk in self._text(event.index, event.text, logs):
+                    yield chunk
             else:
                 for chunk in self._end(event):
                     yield chunk
@@ -79,11 +87,28 @@ class Telling:
         blank = {"usage": None} if self.counts else {}
         return self.envelope.around(choices, chunk=True, **{**blank, **more})
 
-    def _text(self, event: Told) -> dict[str, Any]:
-        state = self.told.setdefault(event.index, Choice())
-        logs = self._logs(state, event.tokens, event.changes)
-        state.text += event.text
-        return self._chunk([self.envelope.choice(event.index, event.text, None, logs, chunk=True)])
+    def _state(self, index: int) -> Choice:
+        if index not in self.told:
+            self.told[index] = Choice(hearing=None if self.calls is None else Hearing(self.calls))
+        return self.told[index]
+
+    def _text(self, index: int, text: str, logs: dict[str, Any] | None) -> list[dict[str, Any]]:
+        """Chunks that tell so much more text of a choice."""
+        state = self._state(index)
+        state.text += text
+        blank = self.envelope.choice(index, text if state.hearing is None else "", None, logs, chunk=True)
+        if state.hearing is None:
+            return [self._chunk([blank])]
+        return self._deltas(blank, state.hearing.more(text))
+
+    def _deltas(self, blank: dict[str, Any], deltas: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Chunks of pieces; log-probabilities go with the first."""
+        if not deltas and blank["logprobs"] is not None:
+            deltas = [{}]
+        return [
+            self._chunk([{**blank, "delta": delta, "logprobs": None if i else blank["logprobs"]}])
+            for i, delta in enumerate(deltas)
+        ]
 
     def _logs(self, state: Choice, tokens: Any, changes: Any) -> dict[str, Any] | None:
         if not self.logs:
@@ -93,7 +118,7 @@ class Telling:
         return logprobs(form, tokenizer, tokens, changes, self.top, len(state.text))
 
     def _draft(self, event: Draft) -> dict[str, Any]:
-        state = self.told.setdefault(event.index, Choice())
+        state = self._state(event.index)
         cells = [_shown(cell) for cell in event.cells]
         whole = state.drafts % WHOLE_EVERY == 0
         before = [*([] if whole else state.cells), *[MASKED] * len(cells)]
@@ -106,13 +131,17 @@ class Telling:
     def _end(self, done: Done) -> list[dict[str, Any]]:
         found = []
         for index, output in enumerate(done.outputs):
-            state = self.told.setdefault(index, Choice())
+            state, finish = self._state(index), output.finish_reason
             rest = str(output.completion)[len(state.text) :]
             logs = self._logs(state, output.tokens[state.tokens :], output.changes[state.tokens :])
             if rest:
-                found.append(self._chunk([self.envelope.choice(index, rest, None, logs, chunk=True)]))
+                found += self._text(index, rest, logs)
                 logs = None
-            found.append(self._chunk([self.envelope.choice(index, "", output.finish_reason, logs, chunk=True)]))
+            last = self.envelope.choice(index, "", finish, logs, chunk=True)
+            if (hearing := state.hearing) is not None:
+                last["finish_reason"] = "tool_calls" if hearing.whole else finish
+                found += self._deltas({**last, "finish_reason": None, "logprobs": None}, hearing.left())
+            found.append(self._chunk([last]))
         if self.counts:
             found.append(self._chunk([], usage=usage(self.job.ask, done)))
         return found

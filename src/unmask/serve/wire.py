@@ -74,6 +74,10 @@ class Envelope:
             place = {"message": {"role": "assistant", "content": text, "refusal": None}}
         return {"index": index, **place, "logprobs": logprobs, "finish_reason": finish_reason}
 
+    def called(self, choice: dict[str, Any], message: dict[str, Any] | None) -> dict[str, Any]:
+        """A choice whose text is a call of a tool, as this message says it; as it is, where there is none."""
+        return choice if message is None else {**choice, "message": message, "finish_reason": "tool_calls"}
+
 
 def usage(ask: Ask, done: Done) -> dict[str, Any]:
     """What an answer cost: tokens that were given, tokens that are given back, forwards of the network.

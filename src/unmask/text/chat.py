@@ -7,22 +7,41 @@ from messages. It does not know models.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from unmask.base.errors import BadCheckpoint, BadInput
-from unmask.text import sandbox
+from unmask.text import calls, sandbox
+from unmask.text.calls import Tool
 from unmask.text.layout import Fixed
 from unmask.text.published import SETTINGS, read_object, special_names
 from unmask.text.tokenizer import Tokenizer
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 Conversation = Sequence[Message]
 
 FILE = "chat_template.jinja"
 ROLES = ("system", "user", "assistant", "tool")
+MORE = {"assistant": "tool_calls", "tool": "tool_call_id"}
+"""What a message of a role may have besides: see `unmask.text.calls`."""
 LONGEST = 1 << 20
 """Characters that a template may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a model is told of tools, and how it calls them.
+
+    Args:
+        kind: "plain" for text as `unmask.text.calls` writes it; "json" for the template's own words around
+            `{"name", "arguments"}`; "other" for a form of the template that is not read here.
+        before: text that stands before a call; None where it can't be written as text.
+    """
+
+    kind: Literal["plain", "json", "other"] = "plain"
+    before: str | None = ""
 
 
 class Plain:
@@ -30,16 +49,21 @@ class Plain:
 
     Attributes:
         stops: strings that end an answer, as the model writes the next turn itself if nothing stops it.
+        form: of tools.
     """
 
     stops = ("\n\nUser:", "\nUser:", "\n\nSystem:", "\nSystem:")
+    form = Form()
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def read(self, chats: Sequence[Conversation]) -> list[Fixed]:
-        """Conversations up to where the answer begins, as ids and as text."""
-        turns = [[f"{m['role'].capitalize()}:\n{m['content'].strip()}\n\n" for m in chat] for chat in chats]
+    def read(self, chats: Sequence[Conversation], tools: Sequence[Tool] = (), *, call: bool = False) -> list[Fixed]:
+        """Conversations up to where the answer begins, as ids and as text; a call begins there as well."""
+        turns = [
+            [f"{m['role'].capitalize()}:\n{m['content'].strip()}\n\n" for m in calls.plain(chat, tools)]
+            for chat in chats
+        ]
         texts = ["".join(turn) + "Assistant:\n" for turn in turns]
         start = self._tokenizer.start
         return [
@@ -91,24 +115,71 @@ class ChatTemplate:
             raise BadCheckpoint(f"{folder}: the chat template has {len(given)} characters; the most is {LONGEST}")
         return cls(given, tokenizer, {**tokenizer.names, **special_names(folder)})
 
-    def read(self, chats: Sequence[Conversation]) -> list[Fixed]:
+    @cached_property
+    def form(self) -> Form:
+        """What the template makes of tools and calls, by trying it."""
+        sign = chr(sandbox.STAND_INS[-1]) * 3
+        tools = [{"name": sign, "description": sign, "parameters": {"type": "object", "properties": {}}}]
+        asked = [{"role": "user", "content": "?"}]
+        called = {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": sign, "name": sign, "arguments": {sign: sign}}],
+        }
+        try:
+            prompt = self._render([asked], tools, ask=True).texts[0]
+        except (BadInput, BadCheckpoint):
+            return Form()
+        if sign not in prompt:
+            return Form()
+        try:
+            text = self._render([[*asked, called]], tools, ask=False).texts[0]
+        except (BadInput, BadCheckpoint):
+            return Form("other", None)
+        at = text.rfind(calls.written(sign, {sign: sign}))
+        if at < 0:
+            return Form("other", None)
+        before = text[len(prompt) : at] if text.startswith(prompt) and len(prompt) <= at else None
+        return Form("json", None if before is None or self._find.search(before) else before)
+
+    def read(self, chats: Sequence[Conversation], tools: Sequence[Tool] = (), *, call: bool = False) -> list[Fixed]:
         """Conversations up to where the answer begins, as ids and as text.
 
+        Args:
+            chats: conversations.
+            tools: that the model is told of; see `unmask.text.calls`.
+            call: up to where a call of a tool begins, whose form is `calls.written`.
         Raises:
             BadInput: the template refuses a conversation. BadCheckpoint: it can't be rendered, or not within bounds.
         """
-        found = self._render(chats, ask=True)
-        return [
-            Fixed(ids=tuple(self._ids(self._parts(text, found.letters))), text=text.translate(found.letters), raw=True)
-            for text in found.texts
-        ]
+        aware = any(tools) or any("tool_calls" in m or m["role"] == "tool" for chat in chats for m in chat)
+        kind = self.form.kind if aware else "other"
+        if kind == "plain":
+            chats, tools = [calls.plain(chat, tools) for chat in chats], ()
+        if call and kind == "json":
+            return [self._called(chat, tools) for chat in chats]
+        found = self._render(chats, tools, ask=True)
+        return [self._fixed(text, found.letters) for text in found.texts]
+
+    def _called(self, chat: Conversation, tools: Sequence[Tool]) -> Fixed:
+        """A conversation up to where the template writes a call."""
+        sign = chr(sandbox.STAND_INS[-1]) * 3
+        last = {"role": "assistant", "content": "", "tool_calls": [{"id": "call_0", "name": sign, "arguments": {}}]}
+        found = self._render([[*chat, last]], tools, ask=False)
+        at = found.texts[0].rfind(calls.opened(sign))
+        if at < 0:
+            raise BadCheckpoint("the chat template writes no call behind this conversation; answer without tools")
+        return self._fixed(found.texts[0][:at], found.letters)
+
+    def _fixed(self, text: str, letters: dict[int, str]) -> Fixed:
+        return Fixed(ids=tuple(self._ids(self._parts(text, letters))), text=text.translate(letters), raw=True)
 
     def end_of_turn(self) -> int | None:
         """The special token that the template writes behind an answer; None where there is none, or it can't render."""
         answer = chr(sandbox.STAND_INS[-1]) * 3
         try:
             chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
-            found = self._render([chat], ask=False)
+            found = self._render([chat], (), ask=False)
         except (BadInput, BadCheckpoint):
             return None
         parts = self._parts(found.texts[0], found.letters)
@@ -118,9 +189,16 @@ class ChatTemplate:
         end = parts[place + 1]
         return end if isinstance(end, int) else None
 
-    def _render(self, chats: Sequence[Conversation], *, ask: bool) -> sandbox.Rendered:
+    def _render(self, chats: Sequence[Conversation], tools: Sequence[Tool], *, ask: bool) -> sandbox.Rendered:
         try:
-            return sandbox.render(self._source, chats, names=self._names, specials=self._specials, ask=ask)
+            return sandbox.render(
+                self._source,
+                [calls.published(chat) for chat in chats],
+                tools=calls.functions(tools),
+                names=self._names,
+                specials=self._specials,
+                ask=ask,
+            )
         except sandbox.Refused as error:
             raise BadInput(f"the chat template refuses this conversation: {error}") from error
         except sandbox.Failed as error:
@@ -150,7 +228,7 @@ class ChatTemplate:
         return [i for part in parts for i in (next(spelled) if isinstance(part, str) else [part])]
 
 
-def conversations(prompt: Any) -> tuple[list[list[dict[str, str]]], bool]:
+def conversations(prompt: Any) -> tuple[list[list[dict[str, Any]]], bool]:
     """Conversations from a text, messages, or a list of either, and whether it was such a list.
 
     Raises:
@@ -164,7 +242,7 @@ def conversations(prompt: Any) -> tuple[list[list[dict[str, str]]], bool]:
     return [_conversation(item) for item in items], True
 
 
-def _conversation(prompt: Any) -> list[dict[str, str]]:
+def _conversation(prompt: Any) -> list[dict[str, Any]]:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise BadInput("the prompt is empty; give some text")
@@ -173,12 +251,19 @@ def _conversation(prompt: Any) -> list[dict[str, str]]:
         raise BadInput(f"a chat is a text or a list of messages with role and content, not {_short(prompt)}")
     messages = list(prompt)
     for message in messages:
-        if not isinstance(message, Mapping) or {*message} != {"role", "content"}:
+        if not isinstance(message, Mapping) or {*message} - {*MORE.values()} != {"role", "content"}:
             raise BadInput(f"a message has a role and a content and nothing else, got {_short(message)}")
         if message["role"] not in ROLES:
             raise BadInput(f"a role is one of {', '.join(ROLES)}, not {_short(message['role'])}")
         if not isinstance(message["content"], str):
             raise BadInput(f"the content of a message is a text, not {_short(message['content'])}")
+        if others := {*message} - {"role", "content", MORE.get(message["role"])}:
+            raise BadInput(f"a message of the {message['role']} has no {min(others)}")
+        for call in message.get("tool_calls", ()):
+            if not isinstance(call, Mapping) or {*call} != {"id", "name", "arguments"}:
+                raise BadInput(f"a call of a tool has an id, a name and arguments, got {_short(call)}")
+            if not isinstance(call["arguments"], Mapping):
+                raise BadInput(f"the arguments of a call are an object, not {_short(call['arguments'])}")
     if not messages or messages[-1]["role"] not in ("user", "tool"):
         raise BadInput("a conversation ends with a message of the user, which is then answered")
     return [dict(message) for message in messages]

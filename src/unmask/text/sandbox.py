@@ -22,6 +22,18 @@ CPU_S, WALL_S, MEMORY_BYTES, CHARACTERS = 5, 60, 1 << 30, 1 << 22
 STAND_INS = range(0xF0000, 0xFFFFE)
 """Code points that no text has a use for (private use, plane 15)."""
 
+_CALLED = {"name": False, "arguments": False, "description": False, "parameters": False}
+STRUCTURE: dict[str, Any] = {
+    "chats": {
+        "role": True,
+        "content": False,
+        "tool_call_id": False,
+        "tool_calls": {"id": False, "type": True, "function": _CALLED},
+    },
+    "tools": {"type": True, "function": _CALLED},
+}
+"""Keys of what a template is given: True for values that are words of ours, False for what somebody wrote."""
+
 
 class Refused(Exception):
     """The template refuses a conversation: its own message."""
@@ -41,8 +53,9 @@ class Rendered:
 
 def render(
     source: str,
-    chats: Sequence[Sequence[Mapping[str, str]]],
+    chats: Sequence[Sequence[Mapping[str, Any]]],
     *,
+    tools: Sequence[Mapping[str, Any]] = (),
     names: Mapping[str, Any],
     specials: Iterable[str],
     ask: bool,
@@ -51,7 +64,8 @@ def render(
 
     Args:
         source: a Jinja template, as Hugging Face defines chat templates.
-        chats: conversations, each a list of messages of a role and a content.
+        chats: conversations, each a list of messages of a role and a content, and what else they have.
+        tools: that the template is told of.
         names: further variables, such as `bos_token`.
         specials: special tokens that a message must not be able to write.
         ask: whether an answer is to follow (`add_generation_prompt`).
@@ -59,7 +73,14 @@ def render(
         Refused, Failed: see there.
     """
     plain = [[dict(message) for message in chat] for chat in chats]
-    request = {"source": source, "chats": plain, "names": dict(names), "specials": list(specials), "ask": ask}
+    request = {
+        "source": source,
+        "chats": plain,
+        "tools": list(tools),
+        "names": dict(names),
+        "specials": list(specials),
+        "ask": ask,
+    }
     request["bounds"] = {"cpu_s": CPU_S, "memory_bytes": MEMORY_BYTES, "characters": CHARACTERS}
     try:
         done = subprocess.run(
@@ -96,10 +117,11 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         environment = _environment(refuse)
         template = environment.from_string(request["source"])
         literals = [value for _, kind, value in environment.lex(request["source"]) if kind == "string"]
-        chats, letters = _guard(request["chats"], request["source"], literals, request["specials"])
+        told = {"chats": request["chats"], "tools": request.get("tools", [])}
+        told, letters = _guard(told, request["source"], literals, request["specials"])
         room, texts = request["bounds"]["characters"], []
-        for messages in chats:
-            known = {"tools": None, "documents": None, "add_generation_prompt": request["ask"]}
+        for messages in told["chats"]:
+            known = {"tools": told["tools"] or None, "documents": None, "add_generation_prompt": request["ask"]}
             parts = []
             for part in template.generate(messages=messages, **known, **request["names"]):
                 room -= len(part)
@@ -117,9 +139,9 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _guard(
-    chats: list[list[dict[str, str]]], source: str, literals: Iterable[str], specials: Iterable[str]
-) -> tuple[list[list[dict[str, str]]], dict[int, str]]:
-    """Conversations in which no special token can begin inside a content, and what their stand-ins stand for.
+    told: dict[str, Any], source: str, literals: Iterable[str], specials: Iterable[str]
+) -> tuple[dict[str, Any], dict[int, str]]:
+    """Chats and tools in which no special token can begin inside of what somebody wrote; what stand-ins stand for.
 
     What a template looks for in messages (the end of a thought in an answer) it still finds: its own string literals
     keep their letters, unless a special token could begin in one of them.
@@ -127,8 +149,8 @@ def _guard(
     names = [name for name in specials if name]
     first = sorted({name[0] for name in names})
     if not first:
-        return chats, {}
-    used = set(source).union(*(message["content"] for chat in chats for message in chat))
+        return told, {}
+    used = {*source, *json.dumps(told, ensure_ascii=False)}
     free = (sign for sign in STAND_INS if chr(sign) not in used)
     letters = dict(zip(free, first, strict=False))
     sign_of = {letter: chr(sign) for sign, letter in letters.items()}
@@ -141,10 +163,19 @@ def _guard(
     kept = sorted((x for x in read if len(x) > 1 and harmless(x)), key=len, reverse=True)
     pattern = re.compile("|".join([*map(re.escape, kept), f"[{re.escape(''.join(first))}]"]))
 
-    def guarded(content: str) -> str:
-        return pattern.sub(lambda found: sign_of.get(found[0], found[0]), content)
+    def guarded(value: Any, structure: Mapping[str, Any] | bool) -> Any:
+        """A value without; what `STRUCTURE` names is ours and stays."""
+        if isinstance(value, str):
+            return pattern.sub(lambda found: sign_of.get(found[0], found[0]), value)
+        if isinstance(value, list):
+            return [guarded(one, structure) for one in value]
+        if not isinstance(value, dict):
+            return value
+        if isinstance(structure, bool):
+            return {guarded(key, False): guarded(one, False) for key, one in value.items()}
+        return {key: one if structure[key] is True else guarded(one, structure[key]) for key, one in value.items()}
 
-    return [[{**message, "content": guarded(message["content"])} for message in chat] for chat in chats], letters
+    return guarded(told, STRUCTURE), letters
 
 
 def _environment(refuse: Any) -> Any:

@@ -21,7 +21,7 @@ router = APIRouter()
 @router.post("/v1/completions")
 async def complete(body: Completion, request: Request, service: Annotated[Service, Depends(service)]) -> Response:
     """Continue prompts, or write what stands before a suffix."""
-    more = constraint.of_format(body.response_format)
+    bound = constraint.of(body, service.limits)
     if (body.logprobs or 0) > 1:
         raise Refused("unsupported", "one best token is kept for each position; ask for logprobs 0 or 1", "logprobs")
     prompts = _several(body.prompt)
@@ -35,27 +35,28 @@ async def complete(body: Completion, request: Request, service: Annotated[Servic
 
     def make(lm: LanguageModel) -> Ask:
         if not body.suffix:
-            return continued(service, lm, body, prompts, body.max_tokens, "prompt")
+            return continued(service, lm, body, prompts, body.max_tokens, "prompt", bound)
         if len(prompts) > 1 or not isinstance(prompts[0], str):
             raise Refused("unsupported", "a suffix goes with one prompt, a text", "prompt")
-        return between(service, lm, body, (prompts[0], body.suffix), body.max_tokens)
+        return between(service, lm, body, (prompts[0], body.suffix), body.max_tokens, bound=bound)
 
-    return await answer(service, request, body, make, TEXT, more=more, top=body.logprobs)
+    return await answer(service, request, body, make, TEXT, bound=bound, top=body.logprobs)
 
 
 @router.post("/v1/fim/completions")
 async def fim(body: Fim, request: Request, service: Annotated[Service, Depends(service)]) -> Response:
     """What stands between a prompt and a suffix."""
+    bound = constraint.of(body, service.limits)
 
     def make(lm: LanguageModel) -> Ask:
         if body.suffix:
-            return between(service, lm, body, (body.prompt, body.suffix), body.max_tokens)
+            return between(service, lm, body, (body.prompt, body.suffix), body.max_tokens, bound=bound)
         if not body.prompt:
             raise Refused("invalid_value", "both the prompt and the suffix are empty; give some text", "prompt")
         plain = Completion(prompt=body.prompt, stop=body.stop, n=body.n)
-        return continued(service, lm, plain, [body.prompt], body.max_tokens, "prompt")
+        return continued(service, lm, plain, [body.prompt], body.max_tokens, "prompt", bound)
 
-    return await answer(service, request, body, make, TEXT)
+    return await answer(service, request, body, make, TEXT, bound=bound)
 
 
 def _several(prompt: Any) -> Sequence[Any]:

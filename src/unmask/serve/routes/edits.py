@@ -13,7 +13,7 @@ from unmask.lm.model import LanguageModel
 from unmask.lm.rows import Ask
 from unmask.serve import tags
 from unmask.serve.errors import Refused, naming
-from unmask.serve.routes.chat import text_of
+from unmask.serve.routes.chat import text_of, turn
 from unmask.serve.schemas import Apply, Edit
 from unmask.serve.service import Answer, Service, counted, service
 from unmask.serve.stream import Whole
@@ -67,4 +67,4 @@ def _said(body: Edit | Apply) -> str:
     message = body.messages[0]
     if message.role != "user":
         raise Refused("invalid_value", "the one message is the user's", "messages[0].role")
-    return text_of(message)
+    return str(turn(0, message)["content"])

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from unmask.lm.model import LanguageModel
 from unmask.lm.rows import Ask
+from unmask.serve import constraint
 from unmask.serve.answers import between, continued
 from unmask.serve.errors import Refused
 from unmask.serve.schemas import Completion, Llama
@@ -31,15 +32,17 @@ async def infill(body: Llama, request: Request, service: Annotated[Service, Depe
         raise Refused("invalid_value", "both the prefix and the suffix are empty; give some text", "input_prefix")
     if body.samplers == []:
         raise Refused("unsupported", "no samplers are for where nothing is predicted; leave samplers out", "samplers")
-    most = None if body.n_predict < 0 else body.n_predict
+    most, bound = None if body.n_predict < 0 else body.n_predict, constraint.of(body, service.limits)
+    if bound.asked and body.n_indent:
+        raise Refused("invalid_value", f"n_indent would cut what {bound.param} asks for; give one", "n_indent")
 
     def make(lm: LanguageModel) -> Ask:
         if body.input_suffix:
-            return between(service, lm, body, (before, body.input_suffix), most, PARAMS)
-        return continued(service, lm, Completion(prompt=before, stop=body.stop), [before], most, PARAMS[0])
+            return between(service, lm, body, (before, body.input_suffix), most, PARAMS, bound)
+        return continued(service, lm, Completion(prompt=before, stop=body.stop), [before], most, PARAMS[0], bound)
 
     began = time.perf_counter()
-    job = await service.submit(request, body, make)
+    job = await service.submit(request, body, make, bound)
     done = await service.finish(request, job)
     seconds, cost = time.perf_counter() - began, usage(job.ask, done)
     said = {

@@ -1,11 +1,14 @@
 """What operators and clients ask before they ask for text: models, health, readiness, metrics, version."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 import unmask
+from unmask.base.errors import Unsupported
+from unmask.lm.model import LanguageModel
 from unmask.serve.errors import Refused
 from unmask.serve.service import Answer, Service, service
 
@@ -15,7 +18,7 @@ router = APIRouter()
 @router.get("/v1/models")
 async def models(service: Annotated[Service, Depends(service)]) -> Response:
     """The model that is served."""
-    return Answer({"object": "list", "data": [_card(service)]})
+    return Answer({"object": "list", "data": [await _card(service)]})
 
 
 @router.get("/v1/models/{name:path}")
@@ -23,7 +26,7 @@ async def model(name: str, service: Annotated[Service, Depends(service)]) -> Res
     """One model."""
     if name not in (service.model, service.worker.lm.name):
         raise Refused("model_not_found", f"no model called {name!r} is served here", "model")
-    return Answer(_card(service))
+    return Answer(await _card(service))
 
 
 @router.get("/health")
@@ -55,9 +58,18 @@ async def version() -> Response:
     return Answer({"version": unmask.__version__})
 
 
-def _card(service: Service) -> dict[str, Any]:
+def _spells(lm: LanguageModel) -> bool:
+    """Whether tokens are spelled one by one, so that something can be asked of texts."""
+    try:
+        return len(lm.controls.vocabulary) > 0
+    except Unsupported:
+        return False
+
+
+async def _card(service: Service) -> dict[str, Any]:
     lm = service.worker.lm
     sees_all, speaks = lm.model.traits.sees == "all", lm.tokenizer is not None
+    spells = await asyncio.to_thread(_spells, lm)
     capabilities = {
         "chat": speaks,
         "completion": True,
@@ -67,9 +79,9 @@ def _card(service: Service) -> dict[str, Any]:
         "edit": sees_all and speaks,
         "score": True,
         "diffusion_stream": speaks,
-        "json_schema": False,
-        "regex": False,
-        "tools": False,
+        "json_schema": spells,
+        "regex": spells,
+        "tools": spells,
     }
     return {
         "id": service.model,
