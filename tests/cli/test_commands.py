@@ -366,6 +366,14 @@ class TestConstraints:
         assert told["completion"] in ("yes", "no")
         told = as_json("infill", "a ", " b", "--regex", "[0-9]{3}", "--length", "1-9", "--banned", "7")
         assert re.fullmatch("a [0-689]{3} b", told["text"])
+        sums = tmp_path / "sums.lark"
+        sums.write_text('start: N ("+" N)*\nN: /[0-9]/\n')
+        told = as_json("generate", "1 + 2: ", "--length", "7", "--grammar", str(sums))
+        assert re.fullmatch(r"[0-9](\+[0-9])*", told["completion"])
+        told = as_json("infill", "a ", " b", "--length", "3", "--grammar", str(sums))
+        assert re.fullmatch(r"a [0-9](\+[0-9])* b", told["text"])
+        told = as_json("fill", "No. {{:3}}.", "--grammar", str(sums))
+        assert re.fullmatch(r"No\. [0-9](\+[0-9])*\.", told["text"])
         told = as_json("fill", "No. {{:3}}.", "--regex", "[0-9]{3}")
         assert re.fullmatch(r"No\. [0-9]{3}\.", told["text"])
 
@@ -375,6 +383,8 @@ class TestConstraints:
         for args, says in (
             (("--schema", str(broken)), "broken.json is no JSON"),
             (("--schema", str(tmp_path / "none.json")), "there is no such file"),
+            (("--grammar", str(tmp_path / "none.lark")), "there is no such file"),
+            (("--grammar", str(broken)), "the grammar, line 1, column 1"),
             (("--regex", "[a-z]{90}", "--length", "2"), "the shortest text that fits has"),
         ):
             done = unmask("generate", "a", *args)

@@ -12,7 +12,7 @@ from unmask.base.step import State
 from unmask.base.vocab import Traits, Vocab
 from unmask.constrain.compile import compile_here
 from unmask.constrain.holes import Holes, Span
-from unmask.constrain.spec import Constraint, Regex
+from unmask.constrain.spec import Constraint, Grammar, Regex
 from unmask.constrain.vocabulary import Vocabulary
 from unmask.decode.control import check
 from unmask.decode.decoder import build
@@ -77,6 +77,37 @@ def test_every_text_fits(name, options, pattern):
             assert re.fullmatch(pattern, spelled(filled.gaps[0]))
             assert ends or len(filled.gaps[0]) == 8
             assert all(one is None or -torch.inf < one.log_prob <= 1e-9 for one in filled.changes[0])
+
+
+def balanced(text):
+    """Whether a text is a balanced one, an `a` before each `b` that closes it."""
+    cuts = [i for i, letter in enumerate(text) if letter == "b"]
+    return not text or (text[0] == "a" and any(balanced(text[1:i]) and balanced(text[i + 1 :]) for i in cuts))
+
+
+def joined(text):
+    """Whether a text is `a`, two such texts with `ab` between, or one between `b` and `a`."""
+    cuts = [i for i in range(len(text)) if text[i : i + 2] == "ab"]
+    around = text[:1] + text[-1:] == "ba" and joined(text[1:-1])
+    return text == "a" or around or any(joined(text[:i]) and joined(text[i + 2 :]) for i in cuts)
+
+
+@pytest.mark.parametrize(("name", "options"), DECODERS)
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [('start: "a" start "b" start |', balanced), ('start: start "ab" start | "b" start "a" | "a"', joined)],
+)
+def test_every_text_is_one_of_the_grammar(name, options, text, fits):
+    """Written by an automaton of a bounded depth, and read by the rules themselves."""
+    automaton = compile_here(Constraint(body=Grammar(text, depth=2)), Vocabulary(TOKENS, (EOS,)))
+    model = random_model(len(name) + 1)
+    decoder = build(name, traits=model.traits, vocab=model.vocab, internal={"no_end_before": 1.0}, **options)
+    row = lay([Fixed(ids=(0,), text=None), Gap(length=8, given={3: 1})])
+    span = Span(automaton=automaton, start=1, stop=9, ends=True)
+    session = Session(model, [row] * 8, decoder, range(8), ends=True, spans=[[span]] * 8)
+    assert sum(1 for _ in session.run()) < 200
+    for filled in session.results():
+        assert fits(spelled(filled.gaps[0]))
 
 
 def test_two_gaps_beside_free_rows():

@@ -8,7 +8,7 @@ import pytest
 
 import unmask
 from unmask.base.errors import BadInput, Unsupported
-from unmask.constrain.spec import Choices, Constraint, Regex, Template
+from unmask.constrain.spec import Choices, Constraint, Grammar, Regex, Template
 from unmask.lm.model import LanguageModel
 
 PERSON = {
@@ -66,6 +66,22 @@ def test_one_of_several(tiny, name):
     assert {out.finish_reason for out in outs} == {"stop"}
 
 
+SUM = """
+start: product ("+" product)*
+product: atom ("*" atom)*
+atom: "0" | /[1-9][0-9]{0,2}/ | "(" start ")"
+"""
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("who", ["tiny", "random"])
+def test_every_text_is_of_the_grammar(who, name, request):
+    lm = request.getfixturevalue(who)
+    for out in lm.generate("x = ", length=20, grammar=SUM, pins={6: "("}, n=3, **DECODERS[name]):
+        assert isinstance(eval(compile(out.completion, "text", "eval", dont_inherit=True), {}), int)
+        assert "(" in out.completion
+
+
 def test_models_of_every_kind(block_lm, ar_lm):
     for lm in (block_lm, ar_lm):
         for out in lm.generate(["def ", "a"], length=30, regex="[a-z]+(, [a-z]+){2}", n=3, temperature=1.0):
@@ -118,6 +134,14 @@ class TestGaps:
         assert "9" not in dict(out.holes)["day"]
         assert tiny.fill("It is {{:2}}!", choices=["a b"]).text == "It is a b!"
 
+    def test_a_gap_of_a_grammar(self, tiny):
+        for out in tiny.infill("x = (", ") * 2", grammar=Grammar(SUM, depth=1), length=(3, 12), n=2, temperature=1.0):
+            assert re.fullmatch(r"x = \(([0-9+*]|\([0-9+*]*\))+\) \* 2", out.text)
+        out = tiny.fill(
+            "{{a:5}} and {{b:3}}", constraint={"a": Grammar('start: "x" start "y" | "z"'), "b": Regex("b+")}
+        )
+        assert re.fullmatch("(z|xzy|xxzyy|xxxzyyy) and b+", out.text)
+
     def test_refine(self, tiny):
         text = "It was 12 March 1999."
         out = tiny.refine(text, spans=[(7, 20)], regex=f"{DATE}", length=(8, 13))
@@ -137,6 +161,10 @@ def test_a_form(tiny):
         ({"regex": "a+", "choices": ["a"]}, BadInput, "regex= and choices= say twice"),
         ({"regex": "(", "length": 4}, BadInput, "regex"),
         ({"regex": 7}, BadInput, "a regex is a text"),
+        ({"grammar": 7}, BadInput, "a grammar is a text"),
+        ({"grammar": "start: a"}, BadInput, "line 1, column 8: no rule called 'a'"),
+        ({"grammar": SUM, "regex": "a"}, BadInput, "regex= and grammar= say twice"),
+        ({"grammar": SUM, "length": 20, "pins": {3: "x"}}, BadInput, r"\(b'x'\) at position \d+ contradicts"),
         ({"choices": "yes"}, BadInput, "choices= is a list of texts"),
         ({"choices": []}, BadInput, "at least one text"),
         ({"constraint": "a"}, BadInput, "a constraint is one of Constraint, Anything"),

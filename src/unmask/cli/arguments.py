@@ -44,6 +44,9 @@ def decoding(command: Callable[..., Any]) -> Callable[..., Any]:
 
 SchemaFile = Annotated[Path | None, typer.Option(help="the text is JSON that is valid under this file's schema")]
 Regex = Annotated[str | None, typer.Option(help="the text is matched by this regex from end to end")]
+GrammarFile = Annotated[
+    Path | None, typer.Option("--grammar", help="the text is one of this file's grammar (Lark's notation, or GBNF)")
+]
 Choice = Annotated[list[str] | None, typer.Option(help="the text is one of these; given again for each")]
 Contains = Annotated[list[str] | None, typer.Option(help="the text holds this; given again for what follows")]
 Banned = Annotated[list[str] | None, typer.Option(help="the text does not hold this; may be given again")]
@@ -52,6 +55,7 @@ Banned = Annotated[list[str] | None, typer.Option(help="the text does not hold t
 def constraints(
     schema: Path | None,
     regex: str | None,
+    grammar: Path | None,
     choice: Sequence[str] | None,
     contains: Sequence[str] | None,
     banned: Sequence[str] | None,
@@ -63,6 +67,8 @@ def constraints(
             given["schema"] = json.loads(read(schema))
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{schema} is no JSON: {error}") from error
+    if grammar is not None:
+        given["grammar"] = read(grammar)
     return {name: value for name, value in given.items() if value is not None and value != []}
 
 

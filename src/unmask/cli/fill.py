@@ -19,6 +19,7 @@ def run(
     file: Annotated[Path | None, typer.Option(help="read the template from a file")] = None,
     schema: given.SchemaFile = None,
     regex: given.Regex = None,
+    grammar: given.GrammarFile = None,
     choice: given.Choice = None,
     as_json: given.Json = False,
     live: given.Live = True,
@@ -29,5 +30,5 @@ def run(
     text, console = given.text(template, file, "template"), Console()
     lm = load(model, backend=backend)
     with view.watching(console, show=view.watched(as_json=as_json, live=live)) as watch:
-        output = lm.fill(text, watch=watch, **given.constraints(schema, regex, choice, None, None), **settings)
+        output = lm.fill(text, watch=watch, **given.constraints(schema, regex, grammar, choice, None, None), **settings)
     view.show(console, [output], as_json=as_json, prompt={"model": lm.name})

@@ -25,6 +25,7 @@ def run(
     chat: Annotated[bool, typer.Option("--chat", help="the prompt is a message: print the answer to it")] = False,
     schema: given.SchemaFile = None,
     regex: given.Regex = None,
+    grammar: given.GrammarFile = None,
     choice: given.Choice = None,
     contains: given.Contains = None,
     banned: given.Banned = None,
@@ -46,7 +47,7 @@ def run(
             pins=given.pins(pin or ()),
             chat=chat,
             watch=watch,
-            **given.constraints(schema, regex, choice, contains, banned),
+            **given.constraints(schema, regex, grammar, choice, contains, banned),
             **settings,
         )
     outputs = outputs if isinstance(outputs, list) else [outputs]

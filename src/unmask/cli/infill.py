@@ -22,6 +22,7 @@ def run(
     files: Annotated[bool, typer.Option("--files", help="prefix and suffix are names of files")] = False,
     schema: given.SchemaFile = None,
     regex: given.Regex = None,
+    grammar: given.GrammarFile = None,
     choice: given.Choice = None,
     contains: given.Contains = None,
     banned: given.Banned = None,
@@ -35,6 +36,6 @@ def run(
     before, behind = (given.read(Path(p)) for p in (prefix, suffix)) if files else (prefix, suffix)
     lm = load(model, backend=backend)
     with view.watching(console, show=view.watched(as_json=as_json, live=live)) as watch:
-        asked = given.constraints(schema, regex, choice, contains, banned)
+        asked = given.constraints(schema, regex, grammar, choice, contains, banned)
         outputs = lm.infill(before, behind, length=given.length(length), n=n, watch=watch, **asked, **settings)
     view.show(console, outputs if isinstance(outputs, list) else [outputs], as_json=as_json, prompt={"model": lm.name})

@@ -62,7 +62,7 @@ class Meter:
         if count > self.budget.states:
             raise OverBudget(
                 f"the constraint needs more than {self.budget.states} states (budget: states); shorten its repetitions "
-                "(maxLength, maxItems, {m,n}), or raise the budget"
+                "(maxLength, maxItems, {m,n}), lower its depth, or raise the budget"
             )
         _ = self.left_s
 

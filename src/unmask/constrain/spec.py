@@ -11,12 +11,15 @@ from typing import Any, Self
 from unmask.base.errors import BadInput, UnknownName
 from unmask.constrain.budget import Meter
 from unmask.constrain.compose import alt, leaf, machine, seq, text
+from unmask.constrain.grammar import Grower
 from unmask.constrain.machine import Machine, both, without
+from unmask.constrain.notation import read
 from unmask.constrain.regex import full, own
 from unmask.constrain.schema import WHITESPACE, Writer
 from unmask.constrain.strings import ANY, characters, lines, words
 
 DEEPEST_RECURSION = 8
+DEEPEST_NESTING = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,29 @@ class Schema:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """A text of a context-free grammar.
+
+    Args:
+        text: the grammar, in Lark's notation or in GBNF; see `unmask.constrain.notation`.
+        depth: how often a rule may lie inside itself. What goes on at its end or at its beginning has no bound.
+    """
+
+    text: str
+    depth: int = 3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise BadInput(f"a grammar is a text, not {self.text!r}")
+        if not 0 <= self.depth <= DEEPEST_NESTING:
+            raise BadInput(f"depth is 0 to {DEEPEST_NESTING}, got {self.depth}")
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts up to the depth; raises as `unmask.constrain.notation.read` and `Grower.language`."""
+        return Grower.of(read(self.text), meter, self.depth).language()
+
+
+@dataclass(frozen=True, slots=True)
 class Template:
     """Given texts and typed holes, one after the other; where tokens begin and end does not matter."""
 
@@ -136,7 +162,7 @@ class Either:
         return machine(alt([leaf(body.language(meter)) for body in self.bodies]), meter)
 
 
-Body = Anything | Regex | Choices | Schema | Template | Unlike | Either
+Body = Anything | Regex | Choices | Schema | Grammar | Template | Unlike | Either
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

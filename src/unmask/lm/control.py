@@ -4,6 +4,7 @@
 |---|---|
 | `schema` | is JSON that is valid under a schema: a dict, True (any JSON), or a `unmask.constrain.spec.Schema` |
 | `regex` | is matched by a regex from end to end |
+| `grammar` | is one of a grammar: its text in Lark's notation or in GBNF, or a `unmask.constrain.spec.Grammar` |
 | `choices` | is one of several |
 | `contains`, `banned` | holds some texts in this order, holds none of some; beside any of the others |
 | `constraint` | fits a `unmask.constrain.spec.Constraint` or a body of one; of a template, by the names of its holes |
@@ -24,14 +25,14 @@ from unmask.base.vocab import Vocab
 from unmask.constrain.automaton import Automaton, Ends
 from unmask.constrain.compile import Cache
 from unmask.constrain.holes import Span
-from unmask.constrain.spec import Anything, Body, Choices, Constraint, Regex, Schema
+from unmask.constrain.spec import Anything, Body, Choices, Constraint, Grammar, Regex, Schema
 from unmask.constrain.vocabulary import Vocabulary
 from unmask.decode.control import contradiction
 from unmask.lm.rows import Ask, Fits
 from unmask.text.layout import Layout
 from unmask.text.tokenizer import Tokenizer
 
-CONSTRAINTS = ("schema", "regex", "choices", "contains", "banned", "constraint")
+CONSTRAINTS = ("schema", "regex", "grammar", "choices", "contains", "banned", "constraint")
 """Settings that say what a text has to be."""
 
 
@@ -187,6 +188,10 @@ def _regex(value: Any) -> Regex:
     return Regex(value)
 
 
+def _grammar(value: Any) -> Grammar:
+    return value if isinstance(value, Grammar) else Grammar(value)
+
+
 def _body(value: Any) -> Any:
     if not isinstance(value, (Constraint, *get_args(Body))):
         kinds = ", ".join(kind.__name__ for kind in (Constraint, *get_args(Body)))
@@ -197,6 +202,7 @@ def _body(value: Any) -> Any:
 _BODIES = {
     "schema": _schema,
     "regex": _regex,
+    "grammar": _grammar,
     "choices": lambda value: Choices(_texts("choices", value)),
     "constraint": _body,
 }

@@ -37,7 +37,7 @@ class Settings(TypedDict, total=False):
     `unmask.decode.options`. `watch` is called after every forward, with what is being written. With `latency_s`, the
     text should be done in so many seconds: while it is late it is written with less effort, so its tokens depend on how
     fast this machine is just now; `Stats.eased` says what was done. What the text has to be is said by `schema`,
-    `regex`, `choices`, `contains`, `banned` or `constraint`, see `unmask.lm.control`.
+    `regex`, `grammar`, `choices`, `contains`, `banned` or `constraint`, see `unmask.lm.control`.
     """
 
     decoder: str | None
@@ -77,6 +77,7 @@ class Settings(TypedDict, total=False):
     guidance: float | None
     schema: Any
     regex: str | None
+    grammar: Any
     choices: Sequence[str] | None
     contains: str | Sequence[str] | None
     banned: str | Sequence[str] | None
