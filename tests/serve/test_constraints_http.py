@@ -49,6 +49,7 @@ class TestTexts:
         [
             {"regex": r"\d{4}-\d{2}-\d{2}"},
             {"choices": ["yes", "no", "naïve 🙂"]},
+            {"grammar": 'root ::= "(" root ")" | [a-c]{1,4}'},
             {"schema": {"enum": [1, "two", None]}},
             {"contains": ["ab", "c"], "banned": ["d"]},
             {"regex": "[a-f]{3,9}", "banned": ["a"]},
@@ -124,6 +125,8 @@ WRONG = [
     (TEXT, {"prompt": "x", "regex": "(?=a)"}, "regex", "looks around"),
     (TEXT, {"prompt": "x", "regex": r"(a)\1"}, "regex", "refers back"),
     (TEXT, {"prompt": "x", "regex": "a\ud800"}, "regex", "surrogate"),
+    (TEXT, {"prompt": "x", "grammar": 'root ::= "a" sum'}, "grammar", "sum"),
+    (TEXT, {"prompt": "x", "grammar": "a: a"}, "grammar", "start"),
     (TEXT, {"prompt": "x", "choices": []}, "choices", "at least 1"),
     (TEXT, {"prompt": "x", "choices": ["a", "\udfff"]}, "choices", "surrogate"),
     (TEXT, {"prompt": "x", "banned": [""]}, "banned[0]", "at least 1"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from unmask.constrain.spec import Anything, Body, Choices, Constraint, Regex, Schema
+from unmask.constrain.spec import Anything, Body, Choices, Constraint, Grammar, Regex, Schema
 from unmask.lm.model import LanguageModel
 from unmask.lm.rows import NEVER, Ask
 from unmask.serve.errors import Refused, naming
@@ -125,6 +125,7 @@ _BODIES: dict[str, Callable[[Any], Body]] = {
     "json_schema": Schema.of,
     "schema": Schema.of,
     "regex": Regex,
+    "grammar": Grammar,
     "choices": lambda texts: Choices(tuple(texts)),
 }
 """Fields that say what a text is; those that say what it holds go with any of them."""

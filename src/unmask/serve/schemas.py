@@ -169,6 +169,7 @@ class Bounded(Body):
     """What a text has to be."""
 
     regex: str | None = Field(default=None, description="matches the text from end to end")
+    grammar: str | None = Field(default=None, description="in Lark's notation or GBNF; the text is one of its texts")
     schema_: dict[str, Any] | bool | None = Field(
         default=None, alias="schema", description="the text is JSON that is valid under it"
     )

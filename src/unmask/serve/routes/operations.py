@@ -81,6 +81,7 @@ async def _card(service: Service) -> dict[str, Any]:
         "diffusion_stream": speaks,
         "json_schema": spells,
         "regex": spells,
+        "grammar": spells,
         "tools": spells,
     }
     return {
