@@ -183,6 +183,16 @@ def test_an_audit(unmask, as_json):
     assert "audit has no effect" in unmask("generate", "x", "--audit", "2").stderr
 
 
+def test_a_block_that_is_left_open(unmask, as_json):
+    same = ["x = ", "--length", "20", "--decoder", "d2f", "--threshold", "0.5"]
+    out = as_json("generate", *same, "--block", "auto", "--blocks", "auto")
+    assert set(out["chosen"]) == {"block", "blocks"}
+    numbers = [word for name, number in out["chosen"].items() for word in (f"--{name}", str(number))]
+    again = as_json("generate", *same, *numbers)
+    assert "chosen" not in again
+    assert (again["token_ids"], again["forwards"]) == (out["token_ids"], out["forwards"])
+
+
 def test_figures_tell_of_an_audit():
     from unmask.cli.view import figures
     from unmask.decode.audit import Drift, Look
@@ -248,6 +258,9 @@ def test_demo(unmask, as_json):
         (["generate", "x", "--model", "./nope"], "no folder"),
         (["generate", "x", "--decoder", "lada"], "Did you mean 'llada'"),
         (["generate", "x", "--temperature", "-1"], "temperature is 0 or more"),
+        (["generate", "x", "--block", "0"], "block is a whole number from 1, or auto, not 0"),
+        (["generate", "x", "--block", "wide"], "block is a whole number from 1, or auto, not 'wide'"),
+        (["generate", "x", "--decoder", "llada", "--block", "auto"], "block=auto chooses among"),
         (["generate", "x", "--stepz", "4"], "No such option: --stepz"),
         (["generate", "x", "--pin", "five=a"], "a pin is POSITION=TEXT"),
         (["generate", "--file", "nope.txt"], "there is no such file"),

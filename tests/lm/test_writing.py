@@ -8,8 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import unmask
+from conftest import model_of
 from unmask.base.errors import BadInput, TooLong, UnknownName, Unsupported
 from unmask.decode.options import OPTIONS
+from unmask.lm.model import LanguageModel
 from unmask.lm.results import Settings
 
 TEXT = "def add(a, b):\n    return a + b  # naïve 🙂\n"
@@ -343,3 +345,35 @@ class TestLatency:
         for value in (0, -1, "1", float("nan"), True):
             with pytest.raises(BadInput, match="latency_s is a number of seconds above 0"):
                 lm.generate("a", length=4, latency_s=value)
+
+
+class TestAuto:
+    @pytest.fixture
+    def mixture(self, tokenizer):
+        return LanguageModel(model_of(tokenizer, sees="all", reads=(1, 8)), tokenizer, name="toy-mixture")
+
+    def test_what_was_chosen_is_told_and_gives_the_same_text(self, mixture):
+        how = {"length": 24, "decoder": "block x quota", "steps": 2}
+        calls = [
+            lambda **more: mixture.generate("def add(", **how, **more),
+            lambda **more: mixture.generate(["import os", "def add("], **how, **more)[1],
+            lambda **more: list(mixture.stream("def add(", **how, **more))[-1].output,
+        ]
+        found = [call(block="auto") for call in calls]
+        assert len({tuple(out.tokens) for out in found}) == 1
+        (chosen,) = {tuple(out.stats.chosen.items()) for out in found}
+        assert chosen in {(("block", 1),), (("block", 8),)}
+        for call in calls:
+            again = call(**dict(chosen))
+            assert again.tokens == found[0].tokens
+            assert again.stats.chosen is None
+
+    def test_one_size_is_taken_as_it_is(self, block_lm):
+        how = {"length": 12, "decoder": "sdar"}
+        out, own = block_lm.generate("def add(", **how, block="auto"), block_lm.generate("def add(", **how)
+        assert out.tokens == own.tokens
+        assert out.stats.chosen == {"block": block_lm.model.traits.block}
+
+    def test_it_is_refused_where_there_are_no_sizes(self, lm):
+        with pytest.raises(BadInput, match="block=auto chooses among the blocks that a model was trained to read"):
+            lm.generate("a", length=4, decoder="llada", block="auto")

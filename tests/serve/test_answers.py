@@ -255,6 +255,25 @@ class TestAccount:
         assert plenty["choices"] == untimed["choices"]
         assert "eased" not in untimed["usage"]
 
+    def test_what_was_chosen_is_told(self, serving, block_lm):
+        served = serving(block_lm)
+        ask = {"prompt": "def add(", "max_tokens": 12}
+        said, own = (
+            served.post("/v1/completions", **ask, diffusion={"decoder": "sdar", **how}).json()
+            for how in ({"block": "auto"}, {})
+        )
+        assert said["choices"] == own["choices"]
+        assert said["usage"]["chosen"] == {"block": 8}
+        assert "chosen" not in own["usage"]
+        said, wrong = (
+            served.post("/v1/completions", **ask, diffusion={"decoder": "d2f", "blocks": n}) for n in ("auto", "all")
+        )
+        number = said.json()["usage"]["chosen"]["blocks"]
+        again = served.post("/v1/completions", **ask, diffusion={"decoder": "d2f", "blocks": number}).json()
+        assert (again["choices"], number in (1, 2, 4, 8)) == (said.json()["choices"], True)
+        assert wrong.status_code == 400
+        assert wrong.json()["error"]["param"].startswith("diffusion.blocks")
+
     def test_an_audit_is_told(self, toy):
         options = {"decoder": "fast-dllm-dual", "block": 8, "audit": 1}
         ask = {"prompt": "def add(", "max_tokens": 16, "eos": "forbid"}

@@ -23,7 +23,7 @@ COMMANDS = {
     "serve": "a server that speaks OpenAI's protocol",
     "train": "train from a recipe",
     "models": "list, inspect, verify and convert models",
-    "bench": "how fast a model writes, and how a server answers under load",
+    "bench": "how fast a model writes, how a server answers under load, and whether company shows",
     "export": "write the forward as files that other runtimes run",
     "config": "a recipe with every default written out",
 }

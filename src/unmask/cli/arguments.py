@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from unmask.base.errors import BadInput
-from unmask.decode.options import OPTIONS
+from unmask.decode.options import OPTIONS, Option
 
 Model = Annotated[str, typer.Option("--model", "-m", help="a bundled model, a folder, a GGUF file, or a hub id")]
 Backend = Annotated[
@@ -27,6 +27,7 @@ def decoding(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(**given: Any) -> Any:
         names = [*OPTIONS, "decoder", "seed", "latency_s"]
         settings = {name: given.pop(name) for name in names if given.get(name) is not None}
+        settings |= {k: int(v) for k, v in settings.items() if k in OPTIONS and OPTIONS[k].auto and v.isdecimal()}
         return command(**{k: v for k, v in given.items() if k not in names}, settings=settings)
 
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
@@ -34,7 +35,7 @@ def decoding(command: Callable[..., Any]) -> Callable[..., Any]:
         _option("decoder", str, 'a preset, or "window x policy + policy"'),
         _option("seed", int, "of all noise; 0 if not given"),
         _option("latency_s", float, "seconds in which it should be done: while late, it is written with less effort"),
-        *(_option(name, option.kind, f"{option.help} ({option.values})") for name, option in OPTIONS.items()),
+        *(_option(name, _kind(option), f"{option.help} ({option.either})") for name, option in OPTIONS.items()),
     ]
     run.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*own, *extra]}
@@ -70,6 +71,11 @@ def constraints(
     if grammar is not None:
         given["grammar"] = read(grammar)
     return {name: value for name, value in given.items() if value is not None and value != []}
+
+
+def _kind(option: Option) -> type:
+    """As what it is typed: a number that may be a word is text."""
+    return str if option.auto else option.kind
 
 
 def _option(name: str, kind: type, help: str) -> inspect.Parameter:

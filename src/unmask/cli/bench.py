@@ -1,4 +1,4 @@
-"""unmask bench: how fast a model writes here, and how a server answers under load."""
+"""unmask bench: how fast a model writes here, how a server answers under load, and whether company shows in texts."""
 
 import json
 from collections.abc import Callable
@@ -14,12 +14,15 @@ from rich.table import Table
 
 from unmask.base.errors import BadInput, UnknownName, Unsupported
 from unmask.cli import arguments as given
+from unmask.engine import bits as company
 from unmask.evals.asking import PATHS, Server
 from unmask.evals.load import Bounds, Load, sweep
 from unmask.evals.speed import AR, Speed, speeds
 from unmask.lm.load import load
 
-app = typer.Typer(help="how fast a model writes, and how a server answers under load", no_args_is_help=True)
+app = typer.Typer(
+    help="how fast a model writes, how a server answers under load, and whether company shows", no_args_is_help=True
+)
 
 LEVELS = {"closed": "clients", "poisson": "requests a second"}
 """Ways of arrival, and what their levels are."""
@@ -63,6 +66,28 @@ def decode(
         print(json.dumps(told))
     else:
         Console().print(_table(found))
+
+
+@app.command()
+def bits(
+    model: given.Model = "tiny",
+    backend: Annotated[
+        list[str] | None, typer.Option(help="what runs the network [torch]; may be given again, to try several")
+    ] = None,
+    as_json: given.Json = False,
+) -> None:
+    """Whether a text is the same to the bit whoever else is written beside it, on this machine. Ends with 1 if not."""
+    told = []
+    for name in backend or ["torch"]:
+        lm = load(model, backend=name)
+        found = company.probe(lm.runner)
+        told.append({"model": lm.name, "backend": lm.backend, "same": not found.unlike, **asdict(found)})
+        if not as_json:
+            print(f"{lm.name} on {lm.backend}: {_verdict(found)}")
+    if as_json:
+        print(json.dumps(told))
+    if not all(one["same"] for one in told):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -176,6 +201,19 @@ def _load_table(found: list[Load]) -> Table:
         table.add_row(load, f"{one.done}/{one.asked}", *rates, per_forward, *times, escape(errors))
     table.caption = "median / 95 %" + ("; * pieces of the stream, tokens are not told" if _untold(found) else "")
     return table
+
+
+def _verdict(found: company.Bits) -> str:
+    """Yes or no, and what that means."""
+    if not found.unlike:
+        return f"yes, {found.tokens} tokens of {found.texts} texts have the same bits alone and in company"
+    worst, others = max(one.apart for one in found.unlike), sum(one.text for one in found.unlike)
+    ways = ", ".join(sorted({one.way for one in found.unlike}))
+    return (
+        f"no, company changes log-probabilities in {len(found.unlike)} of {found.texts} texts, the first of each by "
+        f"up to {worst:.2g} nats, and tokens in {others} ({ways}). A text may depend on who else is written where two "
+        "tokens are almost equally probable; write one text at a time if that matters"
+    )
 
 
 def _untold(found: list[Load]) -> bool:

@@ -91,6 +91,7 @@ def as_dict(output: Output, prompt: dict[str, Any]) -> dict[str, Any]:
         "edits": stats.edits,
         "eased": None if stats.eased is None else {**asdict(stats.eased), "kept": stats.eased.kept},
         **({} if stats.drift is None else {"drift": stats.drift.as_dict()}),
+        **({} if stats.chosen is None else {"chosen": dict(stats.chosen)}),
     }
 
 
@@ -127,6 +128,8 @@ def figures(output: Output) -> str:
         told.append(target(stats.eased))
     if stats.drift is not None:
         told.append(audited(stats.drift))
+    if stats.chosen is not None:
+        told.append("chosen: " + ", ".join(f"{name} {number}" for name, number in stats.chosen.items()))
     return "; ".join(told)
 
 

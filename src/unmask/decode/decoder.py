@@ -1,8 +1,10 @@
 """A decoder is a window, a few policies and a way to draw: built by name, by spelling, or from a model's defaults."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from unmask.base.step import Edit, Plan, Proposal, State, Turn
 from unmask.base.vocab import Traits, Vocab
 from unmask.decode import ahead, policies, windows
 from unmask.decode.effort import DIAL, EFFORTS, STRIDE, Effort, moved
-from unmask.decode.options import OPTIONS, check
+from unmask.decode.options import AUTO, OPTIONS, check
 from unmask.decode.parts import merged
 from unmask.decode.presets import PRESETS, Preset
 from unmask.decode.propose import Sampling
@@ -24,6 +26,8 @@ from unmask.decode.windows.shadows import spare
 
 _COMMITS = {"threshold": "threshold", "factor": "factor", "steps": "quota"}
 """Which policy an option selects, in order of precedence, where the decoder takes the surest offers first."""
+BLOCKS = (1, 2, 4, 8)
+"""How many blocks may be written at the same time where that is left open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,8 @@ class Decoder:
         ends: ids that end a text.
         effort: where on the dial its numbers are; None where it has none that effort could move.
         audit: every so many forwards over what is kept, drift is measured (`unmask.decode.audit`); it decides nothing.
+        chosen: names and numbers of options that were left open (`AUTO`), as this decoder has them.
+        choices: where options are left open, the decoders that one is to be taken from before anything is written.
     """
 
     window: windows.Window
@@ -48,6 +54,8 @@ class Decoder:
     stride: int = 1
     effort: Effort | None = None
     audit: int = 0
+    chosen: tuple[tuple[str, int], ...] = ()
+    choices: tuple["Decoder", ...] = ()
 
     @property
     def revises(self) -> bool:
@@ -161,12 +169,17 @@ def build(
         internal: fields of the parts that are no options (what is forbidden, before where no end of text may stand).
         options: see `unmask.decode.options.OPTIONS`; None counts as not given. `steps` without a threshold or factor
             selects the quota policy, a threshold or factor selects its own, where the decoder takes the surest first.
-            `effort` moves the numbers that were not given, see `unmask.decode.effort`.
+            `effort` moves the numbers that were not given, see `unmask.decode.effort`. With one that is `AUTO`
+            the decoder has `choices`; the only one is taken.
     Raises:
         UnknownName: no such preset, window, policy or option.
         BadInput: a value out of range, or an option that this decoder has no use for.
         Unsupported: the model can't be read through this window.
     """
+    left = [k for k, v in options.items() if k in OPTIONS and OPTIONS[k].auto and isinstance(v, str) and v == AUTO]
+    if left:
+        again = partial(build, name, traits=traits, vocab=vocab, defaults=defaults, internal=internal)
+        return _open(again, options, left, traits)
     given = {k: v for k, v in options.items() if v is not None}
     for option in given:
         if option not in OPTIONS:
@@ -217,6 +230,31 @@ def build(
     _fits(decoder, f"{preset.window} x {' + '.join(chain)}", traits)
     effort: Any = values.get("effort") or "medium"  # checked above
     return decoder.at(effort, but={*given, *([STRIDE] if "steps" in given else [])})
+
+
+def _open(make: Callable[..., Decoder], options: Mapping[str, Any], left: list[str], traits: Traits) -> Decoder:
+    """A decoder with some options left open.
+
+    Sizes are those that the model was trained to read: that is what they may be chosen among by speed alone.
+
+    Raises:
+        BadInput: a window that reads no blocks, whose regions no model was trained for.
+    """
+    plain = make(**{**options, **dict.fromkeys(left)})
+    if left == ["block"] and plain.adapts:  # as wide as pays, all by itself
+        return plain
+    if "block" in left and not plain.window.pads:
+        raise BadInput(
+            f"block={AUTO} chooses among the blocks that a model was trained to read, and this decoder's window reads "
+            "none; give a number, or a decoder of the windows block, many or canvas"
+        )
+    sizes = sorted({*traits.reads, traits.unit}, key=lambda size: (size != traits.unit, size))  # its own comes first
+    among = {"block": sizes, "blocks": BLOCKS}
+    found = []
+    for numbers in product(*(among[name] for name in left)):
+        chosen = dict(zip(left, numbers, strict=True))
+        found.append(replace(make(**{**options, **chosen}), chosen=tuple(chosen.items())))
+    return found[0] if len(found) == 1 else replace(found[0], chosen=(), choices=tuple(found))
 
 
 def _fits(decoder: Decoder, name: str, traits: Traits) -> None:

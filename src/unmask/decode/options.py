@@ -10,17 +10,25 @@ from unmask.decode.policies.rank import Rank
 from unmask.decode.policies.timetable import Timetable
 
 Value = float | int | str | bool | None
+AUTO = "auto"
+"""The value of an option that is to be chosen by what a forward costs here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting: its type, what values it may have, and what it does."""
+    """One setting: its type, what values it may have, what it does, whether it may be `AUTO` (`Decoder.choices`)."""
 
     kind: type
     fits: Callable[[float], bool]
     values: str
     help: str
     names: tuple[str, ...] = ()
+    auto: bool = False
+
+    @property
+    def either(self) -> str:
+        """What values it may have, in words, `AUTO` among them where it is one."""
+        return f"{self.values}, or {AUTO}" if self.auto else self.values
 
 
 def _named(values: tuple[str, ...], help: str) -> Option:
@@ -30,7 +38,9 @@ def _named(values: tuple[str, ...], help: str) -> Option:
 OPTIONS: dict[str, Option] = {
     "effort": _named(EFFORTS, "less writes more tokens a forward; medium is the decoder as it is"),
     "steps": Option(int, lambda v: v >= 1, "a whole number from 1", "forwards for the canvas, or for each block"),
-    "block": Option(int, lambda v: v >= 1, "a whole number from 1", "positions written before the next ones are"),
+    "block": Option(
+        int, lambda v: v >= 1, "a whole number from 1", "positions written before the next ones are", auto=True
+    ),
     "threshold": Option(float, lambda v: 0 < v <= 1, "above 0, at most 1", "probability from which a token is taken"),
     "factor": Option(float, lambda v: v > 0, "above 0", "how much is taken at once; more is bolder"),
     "bound": Option(float, lambda v: v >= 0, "0 or more nats", "entropy that may be taken at once"),
@@ -44,7 +54,9 @@ OPTIONS: dict[str, Option] = {
     "doubt": Option(
         float, lambda v: 0 <= v <= 1, "between 0 and 1", "probability below which a written token is taken back"
     ),
-    "blocks": Option(int, lambda v: v >= 1, "a whole number from 1", "blocks that are written at the same time"),
+    "blocks": Option(
+        int, lambda v: v >= 1, "a whole number from 1", "blocks that are written at the same time", auto=True
+    ),
     "begin": Option(float, lambda v: 0 <= v <= 1, "between 0 and 1", "share of a block that the next one waits for"),
     "press": Option(
         float, lambda v: 0 <= v <= 1, "between 0 and 1", "share of a block from which the next one has to go on"
@@ -90,6 +102,8 @@ def check(name: str, value: object) -> Value:
         BadInput: wrong type or outside its range.
     """
     option = OPTIONS[name]
+    if option.auto and isinstance(value, str) and value == AUTO:
+        return AUTO
     match option.kind(), value:
         case (bool(), bool()) | (str(), str()):
             right = not option.names or value in option.names
@@ -98,5 +112,5 @@ def check(name: str, value: object) -> Value:
         case _:
             right = False
     if not right:
-        raise BadInput(f"{name} is {option.values}, not {value!r}")
+        raise BadInput(f"{name} is {option.either}, not {value!r}")
     return option.kind(value)  # type: ignore[no-any-return]

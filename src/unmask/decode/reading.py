@@ -43,6 +43,7 @@ class Filled:
         row: ids of the whole row as it stands.
         eased: what became of its target of seconds, if it had one.
         drift: what audits have found, where they were asked for.
+        chosen: options that were left open, as `Decoder.chosen`.
     """
 
     layout: Layout
@@ -56,6 +57,7 @@ class Filled:
     row: list[int]
     eased: Eased | None = None
     drift: Drift | None = None
+    chosen: tuple[tuple[str, int], ...] = ()
 
     @property
     def mean_log_prob(self) -> float:
@@ -78,6 +80,7 @@ class Reading:
         trace: what happened to it so far.
         cut: characters of the last gap's text that a stop string has left, if one was met.
         drift: what audits have found so far, where they were asked for.
+        chosen: options that were left open, as `Decoder.chosen`.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Reading:
         self.trace = Trace()
         self.cut: int | None = None
         self.drift: Drift | None = None
+        self.chosen: tuple[tuple[str, int], ...] = ()
         self._own = slice(len(layout.tokens))
 
     @property
@@ -158,6 +162,7 @@ class Reading:
             forwards=int(self.canvas.forwards[self.row]),
             row=self.canvas.tokens[self.row, self._own].tolist(),
             drift=self.drift,
+            chosen=self.chosen,
         )
 
     def _kept(self, start: int, stop: int) -> list[int]:

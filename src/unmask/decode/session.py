@@ -60,7 +60,7 @@ class Session:
         self._own = torch.arange(self.canvas.tokens.shape[1], device=model.device) < sizes
         self.auditor = Auditor()
         for row, reading in enumerate(self.readings):
-            reading.drift = self.auditor.join(row, decoder.audit)
+            reading.drift, reading.chosen = self.auditor.join(row, decoder.audit), decoder.chosen
         self.num_forwards = 0
         self.holes = Holes(spelled(model, tokenizer)) if any(spans) else None
         for row, held in enumerate(spans):

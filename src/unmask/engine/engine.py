@@ -2,7 +2,8 @@
 
 Each step is one forward for all rows that keep keys and values, and one for those that don't. Whatever the company, a
 request gets the same tokens: noise is keyed by its own seed, exact caches hold what a full forward would compute, and
-what a preempted request had read is read again.
+what a preempted request had read is read again. To the bit that needs kernels whose rows don't depend on how many there
+are; `unmask.engine.bits` tries whether those of this machine are like that.
 """
 
 from collections import deque
@@ -102,6 +103,8 @@ class Engine:
             BadInput, TooLong, Unsupported: it can never be written here; nothing has changed.
         """
         canvas, decoder = self.check(request), request.decoder
+        if decoder.choices:
+            raise BadInput("this decoder has options that are left open; see unmask.engine.sizes.settled")
         if self._sampling is None:
             self._sampling = Board(decoder.sampling, self.num_rows, self.model.device)
         if decoder.sampling.forbidden != self._sampling.part.forbidden:
@@ -171,6 +174,7 @@ class Engine:
                 tokenizer=self.tokenizer,
             )
             live.reading.drift = self._auditor.join(live.row, decoder.audit)
+            live.reading.chosen = decoder.chosen
             self._readings[live.id] = live.reading
             live.told = request.layout.gaps[-1].start if request.layout.gaps else len(request.layout.tokens)
             live.crowd.join(live.row, decoder)

@@ -61,11 +61,8 @@ class Widths:
         return max(rates, key=lambda width: rates[width])
 
     def cost(self, positions: int) -> float:
-        """Seconds of a forward of so many positions; between two that were measured, on the line through them."""
-        known = list(self.seconds)
-        at = min(max(1, bisect_left(known, positions)), len(known) - 1)
-        (a, b), share = known[at - 1 : at + 1], (positions - known[at - 1]) / (known[at] - known[at - 1])
-        return self.seconds[a] + share * (self.seconds[b] - self.seconds[a])
+        """Seconds of a forward of so many positions; see `between`."""
+        return between(self.seconds, positions)
 
     def join(self, live: Live) -> None:
         """A request comes in."""
@@ -100,3 +97,16 @@ class Widths:
             record.alone = 0
         record.width = width
         live.crowd.set(live.row, "block", width)
+
+
+def between(seconds: Mapping[int, float], positions: int) -> float:
+    """Seconds of a forward of so many positions; between two that were measured, on the line through them.
+
+    Args:
+        seconds: of two forwards or more, by positions fed, in rising order.
+        positions: fed.
+    """
+    known = list(seconds)
+    at = min(max(1, bisect_left(known, positions)), len(known) - 1)
+    (a, b), share = known[at - 1 : at + 1], (positions - known[at - 1]) / (known[at] - known[at - 1])
+    return seconds[a] + share * (seconds[b] - seconds[a])

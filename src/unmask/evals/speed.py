@@ -19,8 +19,10 @@ from unmask.decode.decoder import build
 from unmask.engine import backends
 from unmask.engine.engine import Engine
 from unmask.engine.request import Request
+from unmask.engine.sizes import settle
 from unmask.lm.model import LanguageModel
 from unmask.text.layout import Fixed, Gap, lay
+from unmask.text.tokenizer import Tokenizer
 
 AR = "ar"
 """The baseline's decoder."""
@@ -120,7 +122,7 @@ def speeds(
             runs: dict[str, list[Speed]] = {name: [] for name in settings}
             for turn in range(repeat + 1):
                 for name, (model, options) in settings.items():
-                    run = _run(name, model, options, prompt, length, count)
+                    run = _run(name, (model, lm.tokenizer), options, prompt, length, count)
                     runs[name] += [run] if turn else []
             medians = [_median(some) for some in runs.values()]
             found += [replace(one, times_ar=one.tokens_per_s / medians[0].tokens_per_s) for one in medians]
@@ -128,8 +130,14 @@ def speeds(
 
 
 def _run(
-    name: str, model: Denoiser, options: Mapping[str, Any], prompt: Sequence[int], length: int, rows: int
+    name: str,
+    writer: tuple[Denoiser, Tokenizer | None],
+    options: Mapping[str, Any],
+    prompt: Sequence[int],
+    length: int,
+    rows: int,
 ) -> Speed:
+    model, tokenizer = writer
     timed = Timed(model)
     rest = {key: value for key, value in options.items() if key != "decoder"}
     vocab = model.vocab
@@ -141,6 +149,8 @@ def _run(
         internal={"no_end_before": float("inf")},
         **rest,
     )
+    decoder = settle(decoder, model, tokenizer)
+    chosen = ", ".join(f"{option}={number}" for option, number in decoder.chosen)
     layout = lay([Fixed(ids=tuple(prompt), text=None), Gap(length=length)])
     engine = Engine(timed, rows=rows, share=False, costs=backends.costs(model) if decoder.adapts else None)
     for seed in range(rows):
@@ -154,7 +164,7 @@ def _run(
                 forwards += delta.result.forwards
     seconds = time.perf_counter() - began
     return Speed(
-        decoder=name,
+        decoder=f"{name} ({chosen})" if chosen else name,
         length=length,
         rows=rows,
         forwards=engine.stats.forwards,

@@ -1,6 +1,6 @@
 """What calls give back, and the settings that all writing calls share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -46,12 +46,12 @@ class Settings(TypedDict, total=False):
     latency_s: float | None
     effort: str | None
     steps: int | None
-    block: int | None
+    block: int | Literal["auto"] | None
     threshold: float | None
     factor: float | None
     bound: float | None
     doubt: float | None
-    blocks: int | None
+    blocks: int | Literal["auto"] | None
     begin: float | None
     press: float | None
     lookahead: int | None
@@ -96,6 +96,8 @@ class Stats:
         eased: what became of its target of seconds, if it had one.
         drift: with `audit`, how far offers over an approximate cache were from those of full forwards; these forwards
             are not counted among `forwards`.
+        chosen: numbers that were taken for options given as "auto", by name. With them in its place the same request
+            gives the same tokens, here and anywhere else; None where nothing was left open.
     """
 
     forwards: int
@@ -104,6 +106,7 @@ class Stats:
     edits: int
     eased: Eased | None = None
     drift: Drift | None = None
+    chosen: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from unmask.engine import backends
 from unmask.engine.engine import Engine
 from unmask.engine.pages import PAGE, pages_for
 from unmask.engine.request import Request
+from unmask.engine.sizes import settled
 from unmask.lm.control import CONSTRAINTS
 from unmask.lm.results import Output, Settings, Stats, StreamStep
 from unmask.lm.rows import Ask
@@ -46,7 +47,8 @@ class Writing:
         self._model, self._ask, self._tokenizer = model, ask, tokenizer
         self._cells: dict[int, list[Cell]] = {}
         self._began = time.perf_counter()
-        asked, target_s = requests(model, ask, settings), settings.get("latency_s")
+        asked = settled(requests(model, ask, settings), model, tokenizer)
+        target_s = settings.get("latency_s")
         places = min(len(asked), ROWS)
         self.engine = Engine(
             model,
@@ -95,7 +97,7 @@ class Writing:
 def requests(model: Denoiser, ask: Ask, settings: Settings, *, share: str = "") -> list[Request]:
     """What an engine is asked for the rows of an ask, candidates of one text side by side.
 
-    `share` is that of `unmask.engine.request.Request`.
+    What is left open still is (`unmask.engine.sizes.settled`). `share` is that of `unmask.engine.request.Request`.
 
     Raises:
         Unsupported: settings that say what a text has to be, for rows that hold nothing of it; see `Controls.hold`.
@@ -236,6 +238,7 @@ def _output(filled: Filled, tokenizer: Tokenizer | None, ask: Ask, forwards: int
             filled.trace.num_edits,
             eased=filled.eased,
             drift=filled.drift,
+            chosen=dict(filled.chosen) or None,
         ),
     )
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from unmask.decode.effort import EFFORTS
-from unmask.decode.options import OPTIONS, check
+from unmask.decode.options import AUTO, OPTIONS, check
 
 SEED = Field(default=0, ge=-(2**63), lt=2**63, description="of all noise: the same request and seed give the same text")
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
@@ -63,8 +63,9 @@ class _Diffusion(Body):
 def _option(name: str) -> Any:
     option = OPTIONS[name]
     kind: Any = Literal[option.names] if option.names else option.kind
+    kind = kind | Literal[AUTO] if option.auto else kind
     checked = AfterValidator(_unless_none(partial(check, name)))
-    return Annotated[kind | None, checked, Field(default=None, description=f"{option.help} ({option.values})")]
+    return Annotated[kind | None, checked, Field(default=None, description=f"{option.help} ({option.either})")]
 
 
 _options: dict[str, Any] = {name: (_option(name), None) for name in OPTIONS}

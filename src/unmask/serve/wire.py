@@ -82,7 +82,8 @@ class Envelope:
 def usage(ask: Ask, done: Done) -> dict[str, Any]:
     """What an answer cost: tokens that were given, tokens that are given back, forwards of the network.
 
-    Where a target of seconds or an audit was asked for, what became of it, text by text.
+    Where a target of seconds or an audit was asked for, what became of it, text by text; what was chosen for options
+    that were left open is the same for all of them.
     """
     prompts = [rows[0] for rows, draw in zip(ask.texts, ask.draws, strict=True) if draw == 0]
     given = sum(len(row.tokens) - sum(gap.stop - gap.start for gap in row.gaps) for row in prompts)
@@ -101,6 +102,7 @@ def usage(ask: Ask, done: Done) -> dict[str, Any]:
         "edits": sum(one.edits for one in stats),
         **({"eased": eased} if eased else {}),
         **({"drift": drift} if drift else {}),
+        **({"chosen": dict(stats[0].chosen)} if stats and stats[0].chosen else {}),
     }
 
 

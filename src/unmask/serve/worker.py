@@ -18,6 +18,7 @@ from unmask.decode.trace import Change
 from unmask.engine import backends
 from unmask.engine.engine import Engine
 from unmask.engine.request import Delta, Request
+from unmask.engine.sizes import settled
 from unmask.lm.model import LanguageModel
 from unmask.lm.write import held_back, outputs
 from unmask.serve.errors import Refused, refused
@@ -196,7 +197,8 @@ class Worker:
             engine.widths.price(backends.costs(lm.runner))  # some thirty forwards, once
             self._priced = True
         try:
-            job.ids = [engine.add(request, job.began) for request in job.requests]
+            requests = settled(job.requests, lm.runner, lm.tokenizer)  # may measure: the network is ours
+            job.ids = [engine.add(request, job.began) for request in requests]
         except UnmaskError as error:
             self._finish(job, refused(error))
             return

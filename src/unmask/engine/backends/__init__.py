@@ -87,12 +87,20 @@ def cost(model: Denoiser, width: int = WIDTH, context: int = CONTEXT, tries: int
 
 
 WIDTHS = (1, 2, 4, 8, 16, 33)
-"""Positions whose cost is measured; the last is the widest draft's verification."""
+"""Positions whose cost is measured first; the last is the widest draft's verification."""
 _COSTS: WeakKeyDictionary[Denoiser, dict[int, float]] = WeakKeyDictionary()
 
 
-def costs(model: Denoiser) -> dict[int, float]:
-    """Seconds of a forward by positions fed; measured once for a model, in about 30 forwards."""
-    if model not in _COSTS:
-        _COSTS[model] = {width: cost(model, width) for width in WIDTHS if width < model.max_length}
-    return _COSTS[model]
+def costs(model: Denoiser, most: int = WIDTHS[-1]) -> dict[int, float]:
+    """Seconds of a forward by positions fed, in rising order; each measured once for a model, the first in 36 forwards.
+
+    `most` is the widest forward that is asked about; beyond `WIDTHS`, widths are doubled until they hold it.
+    """
+    widths = list(WIDTHS)
+    while widths[-1] < most:
+        widths.append(2 * widths[-1])
+    known = _COSTS.setdefault(model, {})
+    for width in widths:
+        if width < model.max_length and width not in known:
+            known[width] = cost(model, width)
+    return dict(sorted(known.items()))
