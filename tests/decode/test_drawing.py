@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from unmask.base import seeds
 from unmask.base.canvas import Canvas
+from unmask.base.errors import BadInput
 from unmask.base.step import State
 from unmask.base.vocab import Traits, Vocab
 from unmask.decode import propose as propose_module
+from unmask.decode.bias import Biases, checked
 from unmask.decode.decoder import build
 from unmask.decode.propose import Sampling, propose
 from unmask.decode.windows.whole import Whole
@@ -48,11 +51,13 @@ class Row:
     top_p: float = 1.0
     no_end_before: float = 0
     heat: float = 1.0
+    bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int = 0
 
 
-def reference(logits: Tensor, row: Row, vocab: Vocab, *, position: int, key: Tensor, now: int) -> dict[str, float]:
+def reference(logits: Tensor, row: Row, vocab: Vocab, *, position: int, key: Tensor, now: int) -> dict[str, Any]:
     """What is offered for logits (V,)."""
-    x = [float(one) / row.heat for one in logits.double()]
+    x = [(float(one) + dict(row.bias).get(i, 0.0)) / row.heat for i, one in enumerate(logits.double())]
     for i in (*FORBIDDEN, vocab.mask, *(vocab.ends if position < row.no_end_before else ())):
         x[i] = -math.inf
     order = sorted(range(len(x)), key=lambda i: (-x[i], i))
@@ -76,6 +81,7 @@ def reference(logits: Tensor, row: Row, vocab: Vocab, *, position: int, key: Ten
         "standing": log_p.get(now, -math.inf),
         "entropy": -math.fsum(one * math.log(one) for one in p if one),
         "margin": p[0] - (p[1] if len(p) > 1 else 0.0),
+        "ranked": [(i, log_p[i]) for i in kept if log_p[i] > -math.inf][: row.top_logprobs],
     }
 
 
@@ -89,9 +95,14 @@ def offered(logits: Tensor, rows: list[Row], seed: int, reads=propose_module.ALL
     canvas.tokens[:] = torch.arange(length) % 7  # what stands there
     plan = Whole()(canvas, model.traits, None)
     columns = {name: [getattr(row, name) for row in rows] for name in vars(rows[0])}
+    biases = Biases(len(rows), torch.device("cpu"))
+    for r, bias in enumerate(columns.pop("bias")):
+        biases.set(r, ((0, 99.0), (1, 98.0), (2, 97.0), (3, -99.0)))  # of who stood there before
+        biases.set(r, bias)
     knobs = {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
     heat = knobs.pop("heat")
-    sampling = Sampling(forbidden=FORBIDDEN, t_max=heat, t_min=heat, **knobs)
+    knobs["top_logprobs"] = knobs["top_logprobs"].long()
+    sampling = Sampling(forbidden=FORBIDDEN, t_max=heat, t_min=heat, bias=biases, **knobs)
     return propose(model, plan, sampling, reads=reads), plan, model.vocab
 
 
@@ -101,6 +112,15 @@ def compare(logits: Tensor, rows: list[Row], seed: int) -> None:
         for i in range(logits.shape[1]):
             key = seeds.key(plan.seed[r], "token", plan.turn[r, i], plan.targets[r, i])
             wanted = reference(logits[r, i], row, vocab, position=i, key=key, now=int(plan.standing[r, i]))
+            ranked = wanted.pop("ranked")
+            assert (offer.ranked is None) == (not any(row.top_logprobs for row in rows))
+            if offer.ranked is not None:
+                there = offer.ranked_log_prob[r, i] > -math.inf
+                ids, values = offer.ranked[r, i, there], offer.ranked_log_prob[r, i, there]
+                assert ids.tolist() == [i for i, _ in ranked]
+                assert values.tolist() == pytest.approx([v for _, v in ranked], rel=1e-12, abs=1e-12)
+                own = values[ids == offer.tokens[r, i]]
+                assert not len(own) or own == offer.log_prob[r, i]  # to the bit
             for name, value in wanted.items():
                 told = getattr(offer, name)[r, i].item()
                 if name in ("tokens", "best"):
@@ -116,6 +136,8 @@ ROWS = st.builds(
     top_p=st.sampled_from([1.0, 1.0, 0.3, 0.9, 0.999999]),
     no_end_before=st.sampled_from([0.0, 2.0, math.inf]),
     heat=st.sampled_from([1.0, 1.0, 0.7]),
+    bias=st.sampled_from([(), (), ((0, 3.5), (3, -100.0), (6, 1.25)), ((7, 100.0),)]),
+    top_logprobs=st.sampled_from([0, 0, 1, 5, 20]),
 )
 
 
@@ -142,12 +164,49 @@ def test_against_the_reference(rows, size, scale, steps, missing, seed):
 @pytest.mark.parametrize("elements", [1, 1200, 1 << 18])
 def test_any_number_at_a_time(monkeypatch, elements):
     logits = torch.randn(3, 4, 600, generator=torch.Generator().manual_seed(5)) * 3
-    rows = [Row(temperature=1.0), Row(temperature=0.7, top_p=0.8), Row(top_k=3)]
+    rows = [Row(temperature=1.0, top_logprobs=3), Row(temperature=0.7, top_p=0.8, bias=((3, 2.0),)), Row(top_k=3)]
     wanted, _, _ = offered(logits, rows, 3)
     monkeypatch.setitem(propose_module.DRAWN_ELEMENTS, "cpu", elements)
     found, _, _ = offered(logits, rows, 3)
+    for name in ("tokens", "log_prob", "best", "top", "standing", "entropy", "margin", "ranked", "ranked_log_prob"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name)), name
+
+
+def test_one_bias_of_all_rows_is_that_of_each():
+    logits = torch.randn(3, 4, 60, generator=torch.Generator().manual_seed(5)) * 3
+    bias = ((0, 3.5), (3, -100.0), (6, 1.25))
+    wanted, plan, _ = offered(logits, [Row(bias=bias, temperature=1.0)] * 3, 3)
+    sampling = Sampling(forbidden=FORBIDDEN, temperature=1.0, bias=bias)
+    found = propose(Says(logits), plan, sampling)
     for name in ("tokens", "log_prob", "best", "top", "standing", "entropy", "margin"):
         assert torch.equal(getattr(found, name), getattr(wanted, name)), name
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ([(1, 2.0)], "is a map"),
+        ({9: 1}, "ids from 0 to 8"),
+        ({-1: 1}, "ids from 0 to 8"),
+        ({"x": 1}, "ids from 0 to 8"),
+        ({True: 1}, "ids from 0 to 8"),
+        ({1.0: 1}, "ids from 0 to 8"),
+        ({"1": 1, 1: 2}, "each once"),
+        ({1: 101}, "adds -100 to 100"),
+        ({1: math.nan}, "adds -100 to 100"),
+        ({1: "2"}, "adds -100 to 100"),
+        ({1: True}, "adds -100 to 100"),
+        ({3: 0.5}, "never written"),
+    ],
+)
+def test_a_bias_is_refused(asked, said):
+    with pytest.raises(BadInput, match=said):
+        checked(asked, 9, frozenset({3}))
+
+
+def test_a_bias_as_it_is_asked_for():
+    assert checked(None, 9, frozenset()) == checked({}, 9, frozenset()) == ()
+    assert checked({"7": -100, 2: 1}, 9, frozenset({7})) == ((2, 1.0), (7, -100.0))
 
 
 def test_statistics_that_nobody_reads_change_nothing():

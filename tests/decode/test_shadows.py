@@ -25,8 +25,8 @@ def network(traits=MIXED, seed=1, sharp=12.0):
     return model
 
 
-def write(model, rows, decoder, *, seeds=(), stop=False, **options):
-    made = build(decoder, traits=model.traits, vocab=model.vocab, **options)
+def write(model, rows, decoder, *, seeds=(), stop=False, internal=None, **options):
+    made = build(decoder, traits=model.traits, vocab=model.vocab, internal=internal, **options)
     canvas = Canvas.of(rows, mask=model.vocab.mask, eos=model.vocab.eos, stop=stop, seeds=seeds)
     canvas.ends = model.vocab.ends
     traces = {row: Trace() for row in range(len(rows))}
@@ -210,9 +210,11 @@ AR_ROWS = [
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("stop", [False, True])
 @pytest.mark.parametrize("block", [1, 3, 8])
-def test_what_is_verified_is_what_token_by_token_writing_gives(traits, temperature, stop, block):
+@pytest.mark.parametrize("bias", [(), ((5, 4.0), (9, -100.0), (12, 2.5))], ids=["", "leaning"])
+def test_what_is_verified_is_what_token_by_token_writing_gives(traits, temperature, stop, block, bias):
     model, seeds = network(traits, seed=4, sharp=3.0), [1, 2, 3]
     same = {"temperature": temperature, "stop": stop, "seeds": seeds, "t_max": 1.5, "t_min": 0.5}
+    same["internal"] = {"bias": bias, "top_logprobs": 3}
     slow, told = write(model, AR_ROWS, "ar", **same)
     fast, traces = write(model, AR_ROWS, "self-speculative", block=block, **same)
     assert torch.equal(fast.state, slow.state)
@@ -222,6 +224,7 @@ def test_what_is_verified_is_what_token_by_token_writing_gives(traits, temperatu
             (c.step, c.position, c.token, c.kind) for c in told[row]
         ]
         assert [c.log_prob for c in traces[row]] == pytest.approx([c.log_prob for c in told[row]], abs=1e-6)
+        assert [[i for i, _ in c.ranked] for c in traces[row]] == [[i for i, _ in c.ranked] for c in told[row]]
 
 
 def test_nothing_is_told_of_what_a_draft_has_behind_an_end_of_text():
@@ -280,6 +283,9 @@ CHAINS = [
 ]
 
 
+TOLD = {"bias": ((2, 1.5), (4, -0.5)), "top_logprobs": 2}
+
+
 @pytest.mark.parametrize(("decoder", "options"), CHAINS)
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("speaks", ["here", "next"])
@@ -292,8 +298,9 @@ def test_guessed_steps_change_nothing_but_the_number_of_forwards(decoder, option
     found = []
     for lookahead in (0, count):
         model = RandomConditionals(6, 12, seed=5, scale=3.0, traits=Traits(**sees, speaks=speaks))
-        found.append(write(model, rows, decoder, seeds=[3, 4], lookahead=lookahead, **options))
+        found.append(write(model, rows, decoder, seeds=[3, 4], internal=TOLD, lookahead=lookahead, **options))
     (slow, told), (fast, traces) = found
+    assert all(len(change.ranked) in (1, 2) for trace in told.values() for change in trace)
     assert torch.equal(slow.tokens, fast.tokens)
     assert torch.equal(slow.turn, fast.turn)
     assert {row: list(trace) for row, trace in told.items()} == {row: list(trace) for row, trace in traces.items()}

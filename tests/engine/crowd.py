@@ -58,6 +58,16 @@ KINDS = [
     ("block x renoise", {"block": 16, "steps": 6, "bound": 2.0, "temperature": 0.5, "constrained": True}),
     ("wino", {"threshold": 0.25, "doubt": 0.6, "block": 8, "constrained": True}),
     ("fast-dllm-dual", {"block": 8, "threshold": 0.5, "drift": 0.3, "audit": 2, "constrained": True}),
+    ("fast-dllm", {"block": 8, "threshold": 0.3, "leans": True}),
+    ("block x threshold + edit", {"block": 4, "threshold": 0.2, "edit_threshold": 0.4, "leans": True}),
+    ("remdm", {"steps": 7, "temperature": 1.0, "leans": True}),
+    ("llada", {"steps": 12, "block": 8, "guidance": 1.5, "leans": True}),
+    ("self-speculative", {"block": 6, "temperature": 0.8, "leans": True}),
+    ("llada", {"steps": 20, "block": 8, "lookahead": 2, "leans": True}),
+    ("d2f", {"block": 4, "threshold": 0.3, "blocks": 3, "leans": True}),
+    ("block x quota", {"block": 4, "steps": 2, "top_k": 5, "temperature": 1.0, "constrained": True, "leans": True}),
+    ("wino", {"threshold": 0.25, "doubt": 0.2, "block": 8, "leans": True}),
+    ("fast-dllm-dual", {"block": 8, "threshold": 0.5, "drift": 0.3, "audit": 2, "leans": True}),
 ]
 LETTERS = [b"", b"", b"", *(bytes([97 + i]) for i in range(26)), *(bytes([48 + i]) for i in range(SIZE - 29))]
 """What the tokens spell where a request is constrained."""
@@ -85,7 +95,7 @@ def asked(number, sees="all"):
     model, draw = small(sees), random.Random(number)
     name, options = KINDS[number % len(KINDS)] if sees == "all" else ("ar", {"temperature": (number % 3) / 2})
     options = dict(options)
-    constrained = options.pop("constrained", False)
+    constrained, leans = options.pop("constrained", False), options.pop("leans", False)
     beginning = random.Random(number % 3).choices(range(3, SIZE), k=50)[: draw.choice([1, 7, 16, 33, 50])]
     pieces = [Fixed(ids=tuple(beginning), text=None), Gap(length=draw.randint(1, 40))]
     if sees == "all" and draw.random() < 0.3 and name not in ("ar",):
@@ -93,6 +103,9 @@ def asked(number, sees="all"):
     early = float(draw.choice([0, 0, 60]))
     ends = len(pieces) == 2 and draw.random() < 0.7
     internal = {"no_end_before": early if ends or not constrained else float("inf"), "forbidden": (2,)}
+    if leans:
+        internal["bias"] = tuple((token, draw.uniform(-4, 4)) for token in sorted(draw.sample(range(1, SIZE), k=7)))
+        internal["top_logprobs"] = draw.randint(0, 9)
     decoder = build(name, traits=model.traits, vocab=model.vocab, internal=internal, **options)
     layout = lay(pieces)
     spans = tuple(
@@ -125,7 +138,7 @@ def alone(number, sees="all"):
 
 def facts(filled):
     """All of a result but what is known of it only as a sum of floats."""
-    changes = [(c.step, c.position, c.token, c.kind) for c in filled.trace]
+    changes = [(c.step, c.position, c.token, c.kind, [token for token, _ in c.ranked]) for c in filled.trace]
     return filled.gaps, filled.ended, filled.left, filled.forwards, changes
 
 

@@ -112,6 +112,17 @@ def test_left_to_right():
         same(last, tokens, number, "left")
 
 
+def test_a_bias_leaves_with_its_row():
+    leaning = next(n for n, (_, options) in enumerate(KINDS) if "leans" in options)
+    engine = Engine(small(), rows=1)
+    for number in (leaning, 0):
+        ended, id = engine.add(asked(leaning)), engine.add(asked(number))
+        engine.step()
+        assert engine.cancel(ended)
+        tokens, last = drain(engine)[id]
+        same(last, tokens, number)
+
+
 def test_those_that_begin_alike_read_it_once():
     engine = Engine(small())
     given = tuple(random.Random(0).choices(range(3, SIZE), k=50))

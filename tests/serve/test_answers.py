@@ -306,23 +306,66 @@ class TestAccount:
 
     def test_log_probabilities_of_a_chat(self, toy):
         said = toy.post(
-            "/v1/chat/completions", messages=CHAT, max_tokens=12, logprobs=True, top_logprobs=1, **SHARP
+            "/v1/chat/completions", messages=CHAT, max_tokens=12, logprobs=True, top_logprobs=20, **SHARP
         ).json()["choices"][0]
-        out = toy.lm.generate(CHAT, chat=True, length=12, **SHARP)
+        out = toy.lm.generate(CHAT, chat=True, length=12, **SHARP, top_logprobs=20)
         content = said["logprobs"]["content"]
         assert [e["logprob"] for e in content] == out.logprobs
         assert [e["step"] for e in content] == [c.step for c in out.changes]
-        assert [e["token"] for e in content] == [toy.lm.tokenizer.decode([t]) for t in out.tokens]
-        assert all(e["top_logprobs"][0]["logprob"] >= e["logprob"] for e in content)
+        spelled, unsaid = toy.lm.tokenizer.token_bytes, {}
+        assert [e["bytes"] for e in content] == [list(spelled[t]) for t in out.tokens]
+        for entry, rank in zip(content, out.top_logprobs, strict=True):
+            assert len(entry["top_logprobs"]) == 20
+            assert [e["logprob"] for e in entry["top_logprobs"]] == [value for _, value in rank]
+            assert [e["bytes"] for e in entry["top_logprobs"]] == [list(spelled[t]) or None for t, _ in rank]
+            for told, token in [(entry, None), *zip(entry["top_logprobs"], [t for t, _ in rank], strict=True)]:
+                assert set(told) >= {"token", "bytes", "logprob"}
+                if told["bytes"] is None:
+                    unsaid[told["token"]] = token
+                elif told["token"].startswith("bytes:"):
+                    assert told["token"] == "bytes:" + "".join(f"\\x{one:02x}" for one in told["bytes"])
+                else:
+                    assert told["token"].encode() == bytes(told["bytes"])
+        assert unsaid in ({}, {"<|eos|>": toy.lm.model.vocab.eos})
+        none = toy.post("/v1/chat/completions", messages=CHAT, max_tokens=12, logprobs=True, **SHARP).json()
+        assert [e["top_logprobs"] for e in none["choices"][0]["logprobs"]["content"]] == [[]] * len(content)
         assert len({e["step"] for e in content}) > 1
 
     def test_log_probabilities_of_a_completion(self, toy):
-        said = toy.post("/v1/completions", prompt="a", max_tokens=12, logprobs=1, **SHARP).json()["choices"][0]
-        out, told = toy.lm.generate("a", length=12, **SHARP), said["logprobs"]
+        said = toy.post("/v1/completions", prompt="a", max_tokens=12, logprobs=5, **SHARP).json()["choices"][0]
+        out, told = toy.lm.generate("a", length=12, **SHARP, top_logprobs=5), said["logprobs"]
         assert told["token_logprobs"] == out.logprobs
         assert told["steps"] == [c.step for c in out.changes]
         assert told["text_offset"][0] == 0
         assert len(told["tokens"]) == len(told["text_offset"]) == len(told["top_logprobs"]) == len(out.tokens)
+        for token, value, names, rank in zip(
+            told["tokens"], told["token_logprobs"], told["top_logprobs"], out.top_logprobs, strict=True
+        ):
+            assert names[token] == value
+            assert set(names.values()) == {value, *(nats for _, nats in rank)}
+            assert len(names) in (5, 6)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_bias(self, toy, stream):
+        out = toy.lm.generate("a", length=12, logit_bias={20: 9.5, 31: -100, 44: 3})
+        plain = toy.lm.generate("a", length=12)
+        assert out.completion != plain.completion
+        ask = {"prompt": "a", "max_tokens": 12, "stream": stream}
+        said = toy.post("/v1/completions", **ask, logit_bias={"20": 9.5, "31": -100, "44": 3})
+        told = [one for _, one in events(said.text)[:-1]] if stream else [said.json()]
+        assert "".join(one["choices"][0]["text"] for one in told) == out.completion
+        said = toy.post("/v1/completions", **{**ask, "stream": False}, logit_bias={})
+        assert said.json()["choices"][0]["text"] == plain.completion
+
+    def test_a_bias_of_what_stands_between(self, toy):
+        (x,) = toy.lm.tokenizer.encode("x")
+        bias = {"logit_bias": {str(x): 100}}
+        ask = {"segments": [{"text": "a"}, {"mask": {"min": 3, "max": 3}}, {"text": "b"}]}
+        assert toy.post("/v1/infill", **ask, **bias).json()["choices"][0]["text"] == "axxxb"
+        said = toy.post("/v1/completions", prompt="a", suffix="b", max_tokens=3, **bias).json()["choices"][0]
+        assert set(said["text"]) == {"x"}
+        said = toy.post("/v1/refine", text="import os", spans=[[7, 9]], **bias).json()["choices"][0]
+        assert set(said["text"].removeprefix("import ")) == {"x"}
 
     def test_a_log_probability_is_that_of_the_step(self, toy):
         """One token at a time at temperature 0: the network is asked again for what it saw."""

@@ -144,7 +144,7 @@ def test_8_no_number_makes_one_request_into_thousands(toy):
 
 
 def test_9_log_probabilities_are_bounded(toy):
-    assert toy.post(CHAT, messages=USER, logprobs=True, top_logprobs=20).status_code == 400
+    assert toy.post(CHAT, messages=USER, logprobs=True, top_logprobs=21).status_code == 400
     assert toy.post(TEXT, prompt="x", logprobs=10**6).status_code == 400
     assert toy.post(TEXT, prompt="x", prompt_logprobs=1).json()["error"]["param"] == "prompt_logprobs"
 

@@ -49,13 +49,21 @@ class TestDoor:
         assert len(routes(served.guard)) > 14
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "right"}, {"x-api-key": "right "}):
             client = TestClient(served.guard, base_url=LOCAL, headers=headers)
-            for method, path in [*routes(served.guard), ("GET", "/nowhere"), ("POST", "//health"), ("GET", "/health/")]:
-                if (method, path) == ("GET", "/health"):
+            others = [
+                ("GET", "/nowhere"),
+                ("GET", "/health/"),
+                ("GET", "/ready/"),
+                ("POST", "//health"),
+                ("POST", "/ready"),
+            ]
+            for method, path in [*routes(served.guard), *others]:
+                if (method, path) in (("GET", "/health"), ("GET", "/ready")):
                     continue
                 answer = client.request(method, path)
                 assert answer.status_code == 401, (method, path)
                 assert answer.json()["error"]["code"] == "invalid_api_key"
-            assert client.get("/health").status_code == 200
+            assert client.get("/health").json() == {"status": "ok"}
+            assert client.get("/ready").json() == {"status": "ready"}
 
     def test_each_key_opens(self, serving, lm):
         served = serving(lm, keys=["right", "other"])

@@ -52,7 +52,7 @@ def test_several_texts_and_their_cost(toy):
 @pytest.mark.parametrize("stop", [[], ["\n"], ["e", "return"]])
 @pytest.mark.parametrize("seed", range(4))
 def test_log_probabilities_come_with_their_text(toy, seed, stop):
-    ask = {"prompt": "a", "max_tokens": 24, "temperature": 1.0, "seed": seed, "logprobs": 1, "stop": stop}
+    ask = {"prompt": "a", "max_tokens": 24, "temperature": 1.0, "seed": seed, "logprobs": 3, "stop": stop}
     *chunks, _ = told(toy, "/v1/completions", **ask)
     whole = toy.post("/v1/completions", **ask).json()["choices"][0]
     assert joined(chunks) == whole["text"]

@@ -127,6 +127,8 @@ class Proposal:
         standing: (R, T) float64 nats, log-probability of the token that stands there now.
         mass: (R, T) float64 nats, what all clean tokens together have before they are made a distribution: an exact
             score gives 0. None for networks that say log-probabilities, where it is 0.
+        ranked, ranked_log_prob: (R, T, K) the most probable tokens, falling, and their float64 nats; -inf behind the
+            last one that a row asked for, or that may stand there. None where no row asked for any.
     """
 
     asked: Tensor
@@ -139,6 +141,8 @@ class Proposal:
     entropy: Tensor | None = None
     margin: Tensor | None = None
     mass: Tensor | None = None
+    ranked: Tensor | None = None
+    ranked_log_prob: Tensor | None = None
 
     def take(self, index: Tensor) -> Self:
         """What is offered to some of the rows (an index into them)."""

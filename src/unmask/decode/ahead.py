@@ -93,7 +93,7 @@ def decide(offer: Proposal, plan: Plan, policy: Policy, count: int, ends: tuple[
     edit = policy(offered, asked)
 
     def apart(x: Tensor) -> Tensor:
-        return x.view(len(plan.rows), num, size)
+        return x.view(len(plan.rows), num, size, *x.shape[2:])
 
     tokens, state, old = apart(edit.tokens), apart(edit.state), apart(asked.state)
     there = apart(asked.targets) >= 0
@@ -105,8 +105,10 @@ def decide(offer: Proposal, plan: Plan, policy: Policy, count: int, ends: tuple[
     wrote = (old == State.OPEN) & (state == State.DONE) & (steps <= taken[:, None])[:, :, None]
     which = torch.where(wrote.any(1), wrote.int().argmax(1), taken[:, None])
 
+    every = torch.arange(len(plan.rows), device=which.device)[:, None], torch.arange(size, device=which.device)
+
     def told(x: Tensor) -> Tensor:
-        return apart(x).gather(1, which[:, None])[:, 0]
+        return apart(x)[every[0], which, every[1]]
 
     last = taken[:, None, None].expand(-1, 1, size)
     columns_of = {f.name: getattr(offered, f.name) for f in fields(offered)}

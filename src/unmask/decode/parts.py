@@ -49,7 +49,8 @@ class Parts:
         return whole.index_put((r, self.columns[r, g, n]), parts.view(self.columns.shape)[r, g, n])
 
     def _of(self, name: str, x: Tensor) -> Tensor:
-        found = x.gather(1, self.columns.clamp(min=0).flatten(1)).view(self.columns.shape)
+        rows = torch.arange(len(x), device=x.device)[:, None, None]
+        found = x[rows, self.columns.clamp(min=0)]
         found = found.masked_fill(self.columns < 0, _EMPTY[name]) if name in _EMPTY else found
         return found.flatten(0, 1)
 

@@ -16,7 +16,8 @@ from unmask.base.denoiser import Cache, Carrier, Denoiser
 from unmask.base.errors import Unsupported
 from unmask.base.step import Plan, Proposal, State
 from unmask.base.vocab import Vocab
-from unmask.decode.knobs import Knob, column
+from unmask.decode.bias import Bias, Biases, add_bias
+from unmask.decode.knobs import Knob, column, count
 from unmask.noise import clock
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Sampling:
             what both keep is kept, as in Dream; elsewhere top-p often looks at what top-k has left.
         forbidden: ids that are never proposed; the mask never is.
         no_end_before: canvas position before which no end of text is proposed; infinity makes the length exact.
+        bias: what is added to logits as the network says them, before anything else is made of them.
+        top_logprobs: how many of the most probable tokens are told at each target.
     """
 
     t_max: Knob = 1.0
@@ -62,6 +65,8 @@ class Sampling:
     top_p: Knob = 1.0
     forbidden: tuple[int, ...] = ()
     no_end_before: Knob = 0
+    bias: Bias | Biases = ()
+    top_logprobs: int | Tensor = 0
 
 
 def propose(
@@ -87,8 +92,9 @@ def propose(
             stand there, and the candidates of open targets go together.
     Returns:
         A proposal over (R, T). `log_prob`, `entropy` and `margin` belong to the distribution after top-k and top-p
-        at temperature 1, so that a confidence does not depend on the temperature. `mass` comes before all of them.
-        Of equally probable tokens the one with the lowest id is the best.
+        at temperature 1, so that a confidence does not depend on the temperature; a bias is part of it, and so is what
+        a constraint allows. `mass` comes before all of them. Of equally probable tokens the one with the lowest id is
+        the best.
     Raises:
         Unsupported: a network that says ratios, on noise without a mask.
     """
@@ -106,6 +112,11 @@ def propose(
             for name in ("log_prob", "top", "standing", *(["mass"] if ratios else []))
         },
     }
+    most = int(count(sampling.top_logprobs, plan.rows).max())
+    if most:
+        shape = (*plan.targets.shape, most)
+        offer["ranked"] = torch.zeros(shape, dtype=torch.int64, device=plan.targets.device)
+        offer["ranked_log_prob"] = torch.full_like(offer["ranked"], -torch.inf, dtype=torch.float64)
     carries = model.traits.carries and cache is not None
     for rr, ii, logits in said(model, plan, features, asked, at_once=carries):
         rows, targets, standing = plan.rows[rr], plan.targets[rr, ii], plan.standing[rr, ii]
@@ -117,7 +128,7 @@ def propose(
         if carries:
             cast(Carrier, model).carry(logits, cache=cast(Cache, cache), rows=rows, positions=targets)
         key = seeds.key(plan.seed[rr], "token", plan.turn[rr, ii], targets)
-        drawn = _draw(logits, sampling, rows=rows, key=key, now=standing, reads=reads)
+        drawn = _draw(logits, sampling, rows=rows, key=key, now=standing, reads=reads, most=most)
         for name, values in drawn.items():
             offer[name][rr, ii] = values
     if control is not None:
@@ -166,6 +177,7 @@ def said(
 def temper(logits: Tensor, vocab: Vocab, sampling: Sampling, plan: Plan, at: tuple[Tensor, Tensor]) -> None:
     """Make logits (N, V) of rows and targets (N,), in place, those of the distribution that tokens are taken from."""
     r, i = at
+    add_bias(sampling.bias, logits, plan.rows[r])
     cool, warm = (column(knob, plan.rows[r])[:, 0] for knob in (sampling.t_min, sampling.t_max))
     heat = cool + (warm - cool) * plan.level[r, i]
     if bool((heat != 1).any()):
@@ -191,17 +203,22 @@ def _forbid(logits: Tensor, vocab: Vocab, sampling: Sampling, positions: Tensor,
 
 
 def _draw(
-    logits: Tensor, sampling: Sampling, *, rows: Tensor, key: Tensor, now: Tensor, reads: Collection[str]
+    logits: Tensor, sampling: Sampling, *, rows: Tensor, key: Tensor, now: Tensor, reads: Collection[str], most: int
 ) -> dict[str, Tensor]:
-    """Candidates and their statistics from logits (N, V) float64 of canvas rows (N,); the logits are used up."""
+    """Candidates and their statistics from logits (N, V) float64 of canvas rows (N,); the logits are used up.
+
+    `most` is how many of the most probable tokens any row wants to know of.
+    """
+    wanted = count(sampling.top_logprobs, rows) if most else None
     top_k, top_p, temperature = (column(x, rows) for x in (sampling.top_k, sampling.top_p, sampling.temperature))
     found: dict[str, Tensor] = {}
     for part, chosen, ids in _parts(logits, top_k, top_p):
-        told = _statistics(chosen, ids, temperature[part], key[part], now[part], reads)
+        ranks = None if wanted is None else _ranks(chosen, ids, wanted[part], most)
+        told = _statistics(chosen, ids, temperature[part], key[part], now[part], reads, ranks)
         if len(part) == len(logits):
             return told
         for name, values in told.items():
-            found.setdefault(name, values.new_zeros(len(logits)))[part] = values
+            found.setdefault(name, values.new_zeros(len(logits), *values.shape[1:]))[part] = values
     return found
 
 
@@ -255,6 +272,36 @@ def _ranked(logits: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
+def _ranks(logits: Tensor, ids: Tensor | None, wanted: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The best tokens of logits as `_parts` gives them, and their logits, (N, `most`) each; equal ones by rising id.
+
+    `wanted` (N,) is how many of them each row wants; what is behind is at -inf. Nothing is looked at for rows of none.
+    """
+    tokens = torch.zeros(len(logits), most, dtype=torch.int64, device=logits.device)
+    values = torch.full_like(tokens, -torch.inf, dtype=logits.dtype)
+    some = wanted.nonzero()[:, 0]
+    size = min(most, logits.shape[1])
+    if len(some):
+        if ids is None:
+            best, at = _first(logits[some], size)
+        else:
+            best, at = logits[some, :size], ids[some, :size]  # in order already
+        beyond = torch.arange(size, device=logits.device) >= wanted[some, None]
+        tokens[some, :size], values[some, :size] = at, best.masked_fill(beyond, -torch.inf)
+    return tokens, values
+
+
+def _first(logits: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """As `_ranked`; and of tokens that are as good as the last one, those with the lowest ids are among them."""
+    if size >= logits.shape[1]:
+        return _ranked(logits, size)
+    best, ids = _ranked(logits, size + 1)
+    tied = ((best[:, -1] == best[:, -2]) & best[:, -1].isfinite()).nonzero()[:, 0]
+    if len(tied):
+        ids[tied] = logits[tied].argsort(dim=-1, descending=True, stable=True)[:, : size + 1]
+    return best[:, :size], ids[:, :size]
+
+
 def _filtered(ranked: Tensor, mass: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Falling logits (N, M) with everything outside top-k or top-p at -inf; both look at the distribution as it came.
 
@@ -268,9 +315,18 @@ def _filtered(ranked: Tensor, mass: Tensor, top_k: Tensor, top_p: Tensor) -> Ten
 
 
 def _statistics(
-    logits: Tensor, ids: Tensor | None, temperature: Tensor, key: Tensor, now: Tensor, reads: Collection[str]
+    logits: Tensor,
+    ids: Tensor | None,
+    temperature: Tensor,
+    key: Tensor,
+    now: Tensor,
+    reads: Collection[str],
+    ranks: tuple[Tensor, Tensor] | None,
 ) -> dict[str, Tensor]:
-    """What is told of logits (N, M) of tokens `ids` (N, M), or of all tokens in order; the logits are used up."""
+    """What is told of logits (N, M) of tokens `ids` (N, M), or of all tokens in order; the logits are used up.
+
+    `ranks` are the best tokens and their logits, where somebody wants to know of them.
+    """
 
     def named(at: Tensor) -> Tensor:
         return at if ids is None else ids.gather(1, at[:, None])[:, 0]
@@ -299,6 +355,8 @@ def _statistics(
     else:
         total = _sum(below.exp_())
     mass = total.log()
+    if ranks is not None:
+        told["ranked"], told["ranked_log_prob"] = ranks[0], ranks[1] - highest[:, None] - mass[:, None]
     if "margin" in reads:
         told["margin"] = (-mass).exp() - (second - mass).exp()
     return {

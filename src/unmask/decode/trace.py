@@ -1,13 +1,15 @@
 """What happened to every position: which step wrote it, how sure the model was, what was taken back."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from unmask.base.canvas import Canvas
-from unmask.base.step import State, Turn
+from unmask.base.step import Proposal, State, Turn
 
 Kind = Literal["commit", "reopen", "edit"]
 
@@ -17,7 +19,8 @@ class Change:
     """One position changed: committed (written), reopened (taken back) or edited (written over).
 
     `position` counts canvas positions, `log_prob` is in nats and belongs to the token written, under what the model saw
-    at that step. `best` is the token that the model held for the best one then, `top` its log-probability.
+    at that step. `best` is the token that the model held for the best one then, `top` its log-probability. `ranked` are
+    the most probable tokens then and their nats, falling, as many as were asked for and might stand there.
     """
 
     step: int
@@ -27,6 +30,7 @@ class Change:
     log_prob: float
     best: int
     top: float
+    ranked: tuple[tuple[int, float], ...] = ()
 
 
 class Trace:
@@ -81,6 +85,15 @@ def record(traces: Mapping[int, Trace], canvas: Canvas, turn: Turn) -> None:
         offer.best[r, i],
         offer.top[r, i],
     )
-    for row, step, position, token, before, after, *held in zip(*(c.tolist() for c in columns), strict=True):
+    ranks = _ranks(offer, r, i)
+    for row, step, position, token, before, after, *held in zip(*(c.tolist() for c in columns), ranks, strict=True):
         kind: Kind = "reopen" if after == State.OPEN else "edit" if before == State.DONE else "commit"
         traces[row].changes.append(Change(step, position, token, kind, *held))
+
+
+def _ranks(offer: Proposal, r: Tensor, i: Tensor) -> list[tuple[tuple[int, float], ...]]:
+    """The most probable tokens of some targets (N,), and their nats."""
+    if offer.ranked is None or offer.ranked_log_prob is None:
+        return [()] * len(r)
+    pairs = zip(offer.ranked[r, i].tolist(), offer.ranked_log_prob[r, i].tolist(), strict=True)
+    return [tuple(one for one in zip(*pair, strict=True) if one[1] > -math.inf) for pair in pairs]

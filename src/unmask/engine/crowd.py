@@ -7,6 +7,7 @@ many requests there are, and whatever their thresholds, each step runs each kind
 import typing
 from collections.abc import Hashable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -83,6 +84,7 @@ class Crowd:
         return self.decoder.decide(offer, plan)
 
 
+@cache
 def _knobs(part: type) -> dict[str, bool]:
     """Fields that may be one number per row, and whether these are whole numbers."""
     kinds = {name: typing.get_args(hint) for name, hint in typing.get_type_hints(part).items()}

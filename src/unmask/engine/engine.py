@@ -20,6 +20,7 @@ from unmask.base.step import Plan, Proposal, State
 from unmask.constrain.holes import Holes
 from unmask.decode import control, guidance
 from unmask.decode.audit import Auditor
+from unmask.decode.bias import Biases
 from unmask.decode.memory import Remembering
 from unmask.decode.reading import Reading
 from unmask.decode.staleness import Staleness
@@ -79,7 +80,7 @@ class Engine:
         self._sampling: Board | None = None  # comes with the first request
         self._guidance = torch.zeros(rows, dtype=torch.float64, device=model.device)
         self._revises = torch.zeros(rows, dtype=torch.bool, device=model.device)
-        self._holes = Holes()
+        self._holes, self._biases = Holes(), Biases(rows, model.device)
         self._own = torch.zeros(rows, dtype=torch.int64, device=model.device)
         self._crowds: dict[object, Crowd] = {}
         self._waiting: deque[Live] = deque()
@@ -94,19 +95,22 @@ class Engine:
         """Whether a step would do something."""
         return bool(self._waiting or self._running or self._over)
 
-    def add(self, request: Request, began: float | None = None) -> int:
+    def add(self, request: Request, began: float | None = None, canvas: Canvas | None = None) -> int:
         """Take a request in; it starts with one of the next steps. A target counts from `began`, by its clock.
+
+        `canvas` is what `check` has given for it, where it was asked before; nobody else may have it then.
 
         Returns:
             What it is called in deltas and by `cancel`.
         Raises:
             BadInput, TooLong, Unsupported: it can never be written here; nothing has changed.
         """
-        canvas, decoder = self.check(request), request.decoder
+        canvas, decoder = self.check(request) if canvas is None else canvas, request.decoder
         if decoder.choices:
             raise BadInput("this decoder has options that are left open; see unmask.engine.sizes.settled")
         if self._sampling is None:
-            self._sampling = Board(decoder.sampling, self.num_rows, self.model.device)
+            shared = replace(decoder.sampling, bias=self._biases)
+            self._sampling = Board(shared, self.num_rows, self.model.device)
         if decoder.sampling.forbidden != self._sampling.part.forbidden:
             raise Unsupported("requests of one engine forbid the same ids; use another engine for this one")
         chase = self._pace.chase(request, began)
@@ -180,6 +184,7 @@ class Engine:
             live.crowd.join(live.row, decoder)
             assert self._sampling is not None
             self._sampling.set(live.row, decoder.sampling)
+            self._biases.set(live.row, decoder.sampling.bias)
             self._guidance[live.row] = decoder.guidance
             self._revises[live.row] = decoder.revises
             self._own[live.row] = len(request.layout.tokens)
@@ -362,6 +367,7 @@ class Engine:
             self.room.close(live.row, spoilt=spoilt)
             self.canvas.stop(_index(self.canvas, [live.row]))
             self._holes.leave(live.row)
+            self._biases.set(live.row, ())
             del self._running[live.id]
             self._free.append(live.row)
         if not any(one.crowd is live.crowd for one in [*self._running.values(), *self._waiting]):

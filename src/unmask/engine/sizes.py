@@ -108,10 +108,10 @@ def openings(model: Denoiser, tokenizer: Tokenizer | None) -> list[list[int]]:
 
 
 def _endless(decoder: Decoder) -> Decoder:
-    """The decoder, and its choices, with no end of text."""
+    """The decoder, and its choices, with no end of text, and without what each request has of its own."""
     return replace(
         decoder,
-        sampling=replace(decoder.sampling, no_end_before=math.inf),
+        sampling=replace(decoder.sampling, no_end_before=math.inf, bias=(), top_logprobs=0),
         choices=tuple(_endless(choice) for choice in decoder.choices),
     )
 

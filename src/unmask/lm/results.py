@@ -38,12 +38,20 @@ class Settings(TypedDict, total=False):
     text should be done in so many seconds: while it is late it is written with less effort, so its tokens depend on how
     fast this machine is just now; `Stats.eased` says what was done. What the text has to be is said by `schema`,
     `regex`, `grammar`, `choices`, `contains`, `banned` or `constraint`, see `unmask.lm.control`.
+
+    `logit_bias` maps token ids to numbers from -100 to 100, which are added to what the network says before anything
+    else is made of it: all decoders see the model as if it spoke so, within what a constraint allows. `top_logprobs` (0
+    to 20) asks for so many of the most probable tokens beside each that is written, in `Output.top_logprobs`. Like all
+    log-probabilities that are told, they are of the distribution that tokens are taken from: with the bias, within
+    top-k, top-p and the constraint, at temperature 1.
     """
 
     decoder: str | None
     seed: int
     watch: Callable[["Watched"], None] | None
     latency_s: float | None
+    logit_bias: Mapping[int, float] | None
+    top_logprobs: int | None
     effort: str | None
     steps: int | None
     block: int | Literal["auto"] | None
@@ -134,6 +142,15 @@ class Output:
     holes: list[tuple[str | None, str | None]]
     trace: Trace
     stats: Stats
+
+    @property
+    def top_logprobs(self) -> list[list[tuple[int, float]]]:
+        """For each token, the most probable ones at the step that wrote it, as (id, nats), falling.
+
+        As many as `top_logprobs` asks for, or fewer if no more may stand there; none for pinned tokens. The token
+        itself need not be one of them.
+        """
+        return [[] if change is None else list(change.ranked) for change in self.changes]
 
 
 @dataclass(frozen=True, slots=True)

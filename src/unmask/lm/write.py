@@ -1,6 +1,7 @@
 """Rows through an engine to outputs: candidates of different lengths, stop strings, streams."""
 
 import codecs
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from unmask.base import seeds
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput, Unsupported
+from unmask.decode import bias
 from unmask.decode.decoder import Decoder, build
 from unmask.decode.lengths import fit
 from unmask.decode.reading import Cell, Filled
@@ -29,7 +31,10 @@ from unmask.text.tokenizer import Tokenizer
 ROWS = 64
 """Rows that are written at the same time; what is more waits for places."""
 
-_OTHERS = ("decoder", "seed", "watch", "latency_s", *CONSTRAINTS)
+MOST_RANKED = 20
+"""Tokens that are told beside each one that is written."""
+
+_OTHERS = ("decoder", "seed", "watch", "latency_s", "logit_bias", "top_logprobs", *CONSTRAINTS)
 """Settings that are no options of a decoder."""
 
 
@@ -199,17 +204,31 @@ def _seed(settings: Settings) -> int:
     return seed
 
 
+def _ranked(settings: Settings) -> int:
+    count = settings.get("top_logprobs") or 0
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MOST_RANKED:
+        raise BadInput(f"top_logprobs is a whole number from 0 to {MOST_RANKED}, not {count!r}")
+    return count
+
+
 def _decoder(model: Denoiser, settings: Settings, early: float) -> Decoder:
     """The decoder of some rows: `early` is where an end of text may first stand."""
     options: dict[str, Any] = {k: v for k, v in settings.items() if k not in _OTHERS}
     vocab = model.vocab
-    forbidden = {vocab.bos, vocab.pad} - {None, *vocab.ends}
+    forbidden = {i for i in (vocab.bos, vocab.pad) if i is not None} - {*vocab.ends}
+    never = forbidden | {i for i in (vocab.mask,) if i is not None} | {*(vocab.ends if early == math.inf else ())}
+    internal = {
+        "forbidden": tuple(forbidden),
+        "no_end_before": early,
+        "bias": bias.checked(settings.get("logit_bias"), vocab.size, frozenset(never)),
+        "top_logprobs": _ranked(settings),
+    }
     return build(
         settings.get("decoder"),
         traits=model.traits,
         vocab=vocab,
         defaults=getattr(model, "defaults", {}),
-        internal={"forbidden": tuple(forbidden), "no_end_before": early},
+        internal=internal,
         **options,
     )
 

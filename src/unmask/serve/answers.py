@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
-from unmask.base.errors import Unsupported
+from unmask.base.errors import TooLong, Unsupported
 from unmask.lm.model import LanguageModel
 from unmask.lm.results import Output
 from unmask.lm.rows import Ask
@@ -43,12 +43,12 @@ async def answer(
         form: what the answer looks like.
         bound: what the texts have to be.
         calls: how calls of tools stand in them.
-        top: 0 for log-probabilities, 1 for the best token's beside each; None for none.
+        top: how many of the most probable tokens are told beside each, with its log-probability; None for neither.
     """
     drafts = bool(body.stream and body.diffusion is not None and body.diffusion.stream)
     if body.stream:
         _streams(service.check(body))
-    told = Tells(text=bool(body.stream), drafts=drafts, logs=top is not None)
+    told = Tells(text=bool(body.stream), drafts=drafts, logs=top is not None, top=top or 0)
     job = await service.submit(request, body, make, bound, told)
     envelope = Envelope(form, service.model)
     if body.stream:
@@ -100,6 +100,7 @@ def continued(
     most: int | None,
     param: str,
     bound: Bound = FREE,
+    count: str = "max_tokens",
 ) -> Ask:
     """Rows that continue prompts.
 
@@ -107,11 +108,12 @@ def continued(
         service, lm, body: of the request.
         prompts: texts, ids, or conversations that were read.
         most: positions to write, as asked for; otherwise as many as are usual and as there is room for.
-        param: the field of the prompts.
+        param, count: the fields of the prompts and of `most`.
         bound: what the texts have to be; one that can't be cut ends as that says, and not at the stop strings of chats.
     """
     chat = isinstance(body, Chat) and bound.cuttable
     given = counted(service.limits, lm, [p.ids if isinstance(p, Fixed) else p for p in prompts], param)
+    long = _too_long(lm, given, most, param, count)
     most = most or max(1, min(DEFAULT_TOKENS, lm.model.max_length - given - len(lm.reader.start)))
     least = body.min_tokens
     if least is not None and least > most:
@@ -121,7 +123,7 @@ def continued(
         lm.reader.strings(stop)
     with naming("pins"):
         lm.reader.pinned(pins, most)
-    with naming(param):
+    with naming(param), naming(long, TooLong):
         length = most if least is None else (least, most)
         return lm.ask(list(prompts), length=length, eos=body.eos, stop=stop, n=n, pins=pins, chat=chat)
 
@@ -134,14 +136,19 @@ def between(
     most: int | None,
     params: tuple[str, str] = ("prompt", "suffix"),
     bound: Bound = FREE,
+    count: str = "max_tokens",
 ) -> Ask:
-    """Rows that write what stands between two texts, which are both seen; `params` are the fields they came in."""
+    """Rows that write what stands between two texts, which are both seen.
+
+    `params` are the fields they came in, `count` that of the `most` positions that are written.
+    """
     given = sum(counted(service.limits, lm, [text], param) for text, param in zip(texts, params, strict=True))
+    long = _too_long(lm, given, most, params[1], count)
     most = most or max(1, min(DEFAULT_TOKENS // 4, lm.model.max_length - given - len(lm.reader.start)))
     stop, n = stops(service, body), texts_of(service, body)
     with naming("stop"):
         lm.reader.strings(stop)
-    with naming(params[1]):
+    with naming(params[1]), naming(long, TooLong):
         lm.reader.infill(*texts, (most, most))  # whether it can be seen and held at all
     with naming(bound.param):
         return lm.reader.infill(*texts, (1, most), n, stop, lm.controls.fits(bound.settings))
@@ -168,6 +175,12 @@ def pinned(service: Service, body: Chat | Completion) -> dict[int, str]:
     if wrong := [at for at in pins if not (at.isdecimal() and at.isascii() and len(at) < 10)]:
         raise Refused("invalid_value", f"a pin stands at a position, a number from 0, not {wrong[0][:20]!r}", "pins")
     return {int(at): text for at, text in pins.items()}
+
+
+def _too_long(lm: LanguageModel, given: int, most: int | None, param: str, count: str) -> str:
+    """The field to name if there are too many positions: who asks for more than there is room for may ask for less."""
+    room = lm.model.max_length - given - len(lm.reader.start)
+    return count if most is not None and (room > 0 or most >= lm.model.max_length) else param
 
 
 def _streams(lm: LanguageModel) -> None:

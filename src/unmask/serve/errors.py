@@ -94,9 +94,9 @@ def refused(error: Exception, param: str | None = None) -> Refused:
 
 
 @contextmanager
-def naming(param: str) -> Iterator[None]:
-    """Errors inside are about this field."""
+def naming(param: str, kind: type[UnmaskError] = UnmaskError) -> Iterator[None]:
+    """Errors inside, of this kind, are about this field."""
     try:
         yield
-    except UnmaskError as error:
+    except kind as error:
         raise refused(error, param) from error

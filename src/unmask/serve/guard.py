@@ -28,8 +28,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that a line of the log is about."""
-OPEN = {("GET", "/health"), ("HEAD", "/health")}
-"""What is told without a key."""
+OPEN = {(method, path) for method in ("GET", "HEAD") for path in ("/health", "/ready")}
+"""What is told without a key, as what asks for it (a kubelet, a load balancer) has none: a state, and nothing else."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 

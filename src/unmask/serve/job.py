@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
+from unmask.base.canvas import Canvas
 from unmask.decode.reading import Cell, Filled
 from unmask.decode.trace import Change
 from unmask.engine.request import Request
@@ -64,11 +65,17 @@ class Tells:
         text: committed text as it comes.
         drafts: the canvas as it stands.
         logs: what wrote each token, with the text.
+        top: how many of the most probable tokens beside each, at its end too.
     """
 
     text: bool = False
     drafts: bool = False
     logs: bool = False
+    top: int = 0
+
+
+QUIET = Tells()
+"""Nothing before its end."""
 
 
 @dataclass(slots=True)
@@ -95,6 +102,7 @@ class Job:
 
     Args:
         ask, requests: what to write, and what the engine is asked for.
+        canvases: of each request, as the engine's check has given them.
         id: for the log.
         deadline: `time.monotonic()` at which it is given up.
         tells: what is told of it before its end, where each text has one row and not several candidates.
@@ -102,6 +110,7 @@ class Job:
 
     ask: Ask
     requests: list[Request]
+    canvases: list[Canvas]
     id: str
     deadline: float
     tells: Tells

@@ -25,6 +25,7 @@ class Limits:
     n: int = _limit(8, "texts per prompt")
     stops: int = _limit(16, "stop strings")
     stop_characters: int = _limit(256, "of each stop string")
+    biases: int = _limit(300, "tokens of a logit_bias")
     holes: int = _limit(64, "holes, spans or pins")
     tools: int = _limit(64, "tools of a chat")
     constraint_bytes: int = _limit(1 << 16, "of what one field asks of a text, as JSON")

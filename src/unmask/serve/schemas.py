@@ -90,6 +90,9 @@ class Writing(Asked):
     seed: int | None = SEED
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
+    logit_bias: dict[str, float] | None = Field(
+        default=None, description="token id: what is added to its logit, from -100 to 100"
+    )
     diffusion: Diffusion | None = None  # type: ignore[valid-type]
 
 
@@ -114,7 +117,6 @@ class Streaming(Writing):
     n: int | None = Field(default=None, ge=1)
     frequency_penalty: only(0) = None  # type: ignore[valid-type]
     presence_penalty: only(0) = None  # type: ignore[valid-type]
-    logit_bias: only({}) = None  # type: ignore[valid-type]
     service_tier: only("auto", "default") = None  # type: ignore[valid-type]
 
 

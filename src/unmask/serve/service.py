@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import Response
 
+from unmask.base.canvas import Canvas
 from unmask.base.errors import UnmaskError
 from unmask.constrain.vocabulary import Vocabulary
+from unmask.engine.request import Request as EngineRequest
 from unmask.lm.model import LanguageModel
 from unmask.lm.rows import Ask
 from unmask.lm.write import requests
@@ -20,7 +22,7 @@ from unmask.serve.compiling import Compiler, Ready
 from unmask.serve.constraint import FREE, Bound
 from unmask.serve.errors import Refused, naming, refused
 from unmask.serve.guard import json_bytes
-from unmask.serve.job import Done, Job, Tells
+from unmask.serve.job import QUIET, Done, Job, Tells
 from unmask.serve.limits import Limits
 from unmask.serve.metrics import Metrics
 from unmask.serve.schemas import REASONING, Asked, Writing
@@ -36,6 +38,7 @@ TOP: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "top_k": ("top_k", int),
     "reasoning_effort": ("effort", REASONING.__getitem__),
     "t_max_predict_ms": ("latency_s", lambda ms: ms / 1000),
+    "logit_bias": ("logit_bias", dict),
 }
 """Decoding settings that other protocols have at the top of a body: what they and their values are with us."""
 
@@ -94,7 +97,7 @@ class Service:
         body: Writing,
         make: Callable[[LanguageModel], Ask],
         bound: Bound = FREE,
-        told: Tells | None = None,
+        told: Tells = QUIET,
     ) -> Job:
         """A job for what a body asks.
 
@@ -109,7 +112,7 @@ class Service:
         """
         began = time.perf_counter()
         lm = self.check(body)
-        settings = self.settings(body)
+        settings = {**self.settings(body), "top_logprobs": told.top}
         owner, id = request.state.owner, request.state.request_id
         asked = body.diffusion.deadline_s if body.diffusion is not None else None
         if asked is not None:
@@ -122,16 +125,16 @@ class Service:
             lm.controls = lm.controls.over(await unless_gone(request, self._automata(lm, bound, deadline)))
             settings |= bound.settings
 
-        def prepare() -> tuple[Ask, list[Any]]:
+        def prepare() -> tuple[Ask, list[EngineRequest], list[Canvas]]:
             ask = bound.hold(lm, make(lm))
             with naming_option(settings, body, bound):
                 rows = requests(lm.runner, ask, settings, share=owner)  # type: ignore[arg-type]
-                self.worker.check(rows)
+                canvases = self.worker.check(rows)
             self.limits.check_work(rows, settings)
-            return ask, rows
+            return ask, rows, canvases
 
-        ask, rows = await asyncio.to_thread(prepare)
-        job = Job(ask=ask, requests=rows, id=id, deadline=deadline, tells=told or Tells(), began=began)
+        ask, rows, canvases = await asyncio.to_thread(prepare)
+        job = Job(ask=ask, requests=rows, canvases=canvases, id=id, deadline=deadline, tells=told, began=began)
         self.worker.submit(job)
         return job
 
@@ -152,6 +155,7 @@ class Service:
     def settings(self, body: Writing) -> dict[str, Any]:
         """Decoding settings of a body: those at its top (`TOP`), and the others in `diffusion`."""
         settings: dict[str, Any] = {"seed": body.seed or 0}
+        self.limits.check("biases", len(body.logit_bias or ()), "logit_bias")
         inner: dict[str, Any] = (
             body.diffusion.model_dump(exclude={"stream", "deadline_s"}) if body.diffusion is not None else {}
         )
@@ -225,8 +229,8 @@ def naming_option(settings: dict[str, Any], body: Writing, bound: Bound) -> Iter
         raise refused(error, param) from error
 
 
-def service(request: Request) -> Service:
-    """The service of the application that a request came to."""
+async def service(request: Request) -> Service:
+    """The service of the application that a request came to; a coroutine, as others are called in threads."""
     found: Service = request.app.state.service
     return found
 

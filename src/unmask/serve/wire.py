@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from unmask.base.errors import Unsupported
 from unmask.decode.audit import Drift
 from unmask.decode.trace import Change
 from unmask.lm.results import Output
@@ -120,37 +121,39 @@ def logprobs(
         form: whose shape.
         tokenizer: spells them.
         tokens, changes: ids and what wrote them.
-        top: 1 for the best token beside the one that was taken, else 0.
+        top: how many of the most probable tokens to tell beside each, if so many are known.
         at: code points of the text before these tokens.
     """
-    spelled = [(_text(tokenizer, token), _bytes(tokenizer, token)) for token in tokens]
+    names = [_name(tokenizer, token) for token in tokens]
     steps = [None if change is None else change.step for change in changes]
     values = [_number(0.0 if change is None else change.log_prob) for change in changes]
-    best = [
-        None if change is None else (_text(tokenizer, change.best), _bytes(tokenizer, change.best), _number(change.top))
-        for change in changes
-    ]
+    ranks = [() if change is None else change.ranked[:top] for change in changes]
     if form.chat:
-        entries = zip(spelled, values, steps, best, strict=True)
+        entries = zip(tokens, names, values, steps, ranks, strict=True)
         content = [
             {
-                "token": text,
+                "token": name,
                 "logprob": value,
-                "bytes": data,
+                "bytes": _bytes(tokenizer, token),
                 "step": step,
-                "top_logprobs": [{"token": one[0], "bytes": one[1], "logprob": one[2]}] if top and one else [],
+                "top_logprobs": [
+                    {"token": _name(tokenizer, one), "bytes": _bytes(tokenizer, one), "logprob": nats}
+                    for one, nats in rank
+                ],
             }
-            for (text, data), value, step, one in entries
+            for token, name, value, step, rank in entries
         ]
         return {"content": content, "refusal": None}
     offsets = []
-    for text, _ in spelled:
+    for token in tokens:
         offsets.append(at)
-        at += len(text)
+        at += 0 if tokenizer is None else len(tokenizer.decode([token]))
+    own = [((token, value),) for token, value in zip(tokens, values, strict=True)]
+    told = [{_name(tokenizer, i): _number(nats) for i, nats in (*a, *b)} for a, b in zip(ranks, own, strict=True)]
     return {
-        "tokens": [text for text, _ in spelled],
+        "tokens": names,
         "token_logprobs": values,
-        "top_logprobs": [{one[0]: one[2]} if one else {} for one in best] if top else None,
+        "top_logprobs": told if top else None,
         "text_offset": offsets,
         "steps": steps,
     }
@@ -165,12 +168,27 @@ def _summary(drift: Drift) -> dict[str, Any]:
     return {name: value for name, value in drift.as_dict().items() if name != "looks"}
 
 
-def _text(tokenizer: Tokenizer | None, token: int) -> str:
-    return f"token_id:{token}" if tokenizer is None else tokenizer.decode([token])
+def _name(tokenizer: Tokenizer | None, token: int) -> str:
+    """A token's text; of one that is part of a character the bytes, as OpenAI spells them; of a special its name."""
+    data = _bytes(tokenizer, token)
+    if data is None:
+        specials = {} if tokenizer is None else tokenizer.specials
+        return next((name for name, one in specials.items() if one.id == token), f"token_id:{token}")
+    try:
+        return bytes(data).decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def _bytes(tokenizer: Tokenizer | None, token: int) -> list[int] | None:
-    return None if tokenizer is None else list(tokenizer.decode([token]).encode())
+    """What a token stands for; None for none, as of special tokens."""
+    if tokenizer is None:
+        return None
+    try:
+        data = tokenizer.decode_bytes([token])
+    except Unsupported:  # one that is spelled in letters only
+        data = tokenizer.decode([token]).encode()
+    return list(data) or None
 
 
 def _number(value: float) -> float:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from unmask.base.canvas import Canvas
 from unmask.base.errors import UnmaskError
 from unmask.decode.trace import Change
 from unmask.engine import backends
@@ -89,12 +90,11 @@ class Worker:
         """Jobs that wait for places."""
         return len(self._inbox)
 
-    def check(self, requests: Sequence[Request]) -> None:
-        """Raise what the engine would say to these; in any thread."""
+    def check(self, requests: Sequence[Request]) -> list[Canvas]:
+        """What the engine makes of these before it takes them in, or raises; in any thread."""
         _ = self.lm
         assert self._engine is not None
-        for request in requests:
-            self._engine.check(request)
+        return [self._engine.check(request) for request in requests]
 
     def submit(self, job: Job) -> None:
         """Let a job wait for its turn; in the loop's thread.
@@ -198,7 +198,8 @@ class Worker:
             self._priced = True
         try:
             requests = settled(job.requests, lm.runner, lm.tokenizer)  # may measure: the network is ours
-            job.ids = [engine.add(request, job.began) for request in requests]
+            those = zip(requests, job.requests, job.canvases, strict=True)
+            job.ids = [engine.add(new, job.began, canvas if new is old else None) for new, old, canvas in those]
         except UnmaskError as error:
             self._finish(job, refused(error))
             return

@@ -36,7 +36,8 @@ async def chat(body: Chat, request: Request, service: Annotated[Service, Depends
     def make(lm: LanguageModel) -> Ask:
         with naming("messages"):
             turns = as_list(lm.turns(messages, tools.told(body), call=calls is not None and calls.must))
-        return continued(service, lm, body, turns, most, "messages", bound)
+        count = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        return continued(service, lm, body, turns, most, "messages", bound, count)
 
     return await answer(service, request, body, make, CHAT, bound=bound, calls=calls, top=top)
 
@@ -76,13 +77,9 @@ def _arguments(call: ToolCall, where: str) -> dict[str, Any]:
 
 
 def top_of(body: Chat) -> int | None:
-    """Whether log-probabilities are asked for, and whether the best token's beside them."""
+    """How many of the most probable tokens are told beside each; None where no log-probabilities are asked for."""
     if body.top_logprobs and not body.logprobs:
         raise Refused("invalid_value", "top_logprobs needs logprobs: true", "top_logprobs")
-    if (body.top_logprobs or 0) > 1:
-        raise Refused(
-            "unsupported", "one best token is kept for each position; ask for top_logprobs 0 or 1", "top_logprobs"
-        )
     return (body.top_logprobs or 0) if body.logprobs else None
 
 

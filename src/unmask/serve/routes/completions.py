@@ -22,8 +22,6 @@ router = APIRouter()
 async def complete(body: Completion, request: Request, service: Annotated[Service, Depends(service)]) -> Response:
     """Continue prompts, or write what stands before a suffix."""
     bound = constraint.of(body, service.limits)
-    if (body.logprobs or 0) > 1:
-        raise Refused("unsupported", "one best token is kept for each position; ask for logprobs 0 or 1", "logprobs")
     prompts = _several(body.prompt)
     service.limits.check("prompts", len(prompts), "prompt")
     if not prompts or any(not len(prompt) for prompt in prompts):

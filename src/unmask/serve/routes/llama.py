@@ -38,8 +38,9 @@ async def infill(body: Llama, request: Request, service: Annotated[Service, Depe
 
     def make(lm: LanguageModel) -> Ask:
         if body.input_suffix:
-            return between(service, lm, body, (before, body.input_suffix), most, PARAMS, bound)
-        return continued(service, lm, Completion(prompt=before, stop=body.stop), [before], most, PARAMS[0], bound)
+            return between(service, lm, body, (before, body.input_suffix), most, PARAMS, bound, "n_predict")
+        plain = Completion(prompt=before, stop=body.stop)
+        return continued(service, lm, plain, [before], most, PARAMS[0], bound, "n_predict")
 
     began = time.perf_counter()
     job = await service.submit(request, body, make, bound)
