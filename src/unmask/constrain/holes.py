@@ -121,7 +121,7 @@ class Holes:
         out = torch.ones(len(rows), len(self.spell), dtype=torch.bool)
         question = self.ask(rows, positions)
         if len(some := question.cells):
-            out[torch.from_numpy(some)] = question.allowed(some)
+            out[torch.from_numpy(some)] = question.barred(some).logical_not_()
         return out.to(rows.device)
 
     def ask(self, rows: Tensor, positions: Tensor) -> joint.Question:
@@ -153,11 +153,11 @@ class Holes:
     ) -> Tensor:
         found = torch.zeros_like(positions)
         question = joint.Question(self._parts(rows, positions), len(rows), narrow=False)
-        held, drawn = torch.zeros(len(rows), dtype=torch.bool), keys is not None
+        held = torch.zeros(len(rows), dtype=torch.bool)
         held[torch.from_numpy(question.cells)] = True
         for cells in held.nonzero()[:, 0].split(max(1, _HEARD // log_probs.shape[1])):
-            number = np.full(len(cells), drawn)
-            question.hear(cells.numpy(), log_probs[cells.to(log_probs.device)], number * 1.0, best=~number)
+            draws, said = np.full(len(cells), keys is not None), log_probs[cells.to(log_probs.device)]
+            question.hear(cells.numpy(), said, draws.astype(np.float64), best=~draws)
         if keys is None:
             told = question.fill(held.numpy())
         else:

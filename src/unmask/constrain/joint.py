@@ -80,9 +80,9 @@ class _Group:
         return np.full((len(self.at), self.automaton.num_classes), -np.inf)
 
     @cached_property
-    def allowed(self) -> Tensor:
-        """(K, V) bool: the tokens of each kind."""
-        return torch.from_numpy(self.kinds[:, self.automaton.class_of])
+    def barred(self) -> Tensor:
+        """(K, V) bool: the tokens that each kind does not allow."""
+        return torch.from_numpy(~self.kinds[:, self.automaton.class_of])
 
     def sorted(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens of some classes (C,) bool, sorted by class; where classes begin (C + 1,); those that have any."""
@@ -137,16 +137,16 @@ class Question:
         """(M,) those of the N cells that some part holds."""
         return np.flatnonzero(self._group >= 0)
 
-    def allowed(self, cells: np.ndarray) -> Tensor:
-        """(M, V) bool: the tokens with which the span can be completed, all other positions as they are."""
+    def barred(self, cells: np.ndarray) -> Tensor:
+        """(M, V) bool: the tokens with which the span can't be completed, all other positions as they are."""
         numbers = np.unique(self._group[cells])
         if len(numbers) == 1:
             group = self._groups[numbers[0]]
-            return group.allowed[torch.from_numpy(group.kind[self._place[cells]])]
+            return group.barred[torch.from_numpy(group.kind[self._place[cells]])]
         out = torch.empty(len(cells), len(self._groups[0].automaton.class_of), dtype=torch.bool)
         for number in numbers:
             some = np.flatnonzero(self._group[cells] == number)
-            out[torch.from_numpy(some)] = self.allowed(cells[some])
+            out[torch.from_numpy(some)] = self.barred(cells[some])
         return out
 
     def hear(
@@ -186,9 +186,9 @@ class Question:
                 continue
             own = part if bool(which.all()) else part[which]
             if total:
-                group.total[place[which][:, None], some] = _log_sums(
-                    own / warm[which, None].clip(min=1e-6), begins[some], classes[which][:, some]
-                )
+                cool = warm[which, None].clip(min=1e-6)
+                found = _log_sums(own - top[which, None], cool, begins[some], classes[which][:, some])
+                group.total[place[which][:, None], some] = found + top[which, None] / cool
             else:
                 group.best[place[which][:, None], some] = np.maximum.reduceat(own, begins[some], axis=1)
 
@@ -251,8 +251,8 @@ class Question:
         tables = [table[self._place[part.at]] for part in parts]
 
         def walked(which: Sequence[int]) -> list[np.ndarray | None]:
-            problems = [Problem(parts[i].read, parts[i].offsets, tables[i]) for i in which]
-            return walk(problems, lambda k, *rest: choose(np.array(which)[k], *rest), total=total)
+            problems, number = [Problem(parts[i].read, parts[i].offsets, tables[i]) for i in which], np.array(which)
+            return walk(problems, lambda k, at, worth: choose(number[k], at, worth), total=total)
 
         found = walked(range(len(parts))) if parts else []
         if none := [i for i, labels in enumerate(found) if labels is None]:  # only with tokens of no probability, then
@@ -323,13 +323,18 @@ def _drawn(worth: np.ndarray, coins: np.ndarray) -> np.ndarray:
     return found
 
 
-def _log_sums(nats: np.ndarray, begins: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """(N, C) nats of runs of tokens together, of nats (N, M); `wanted` (N, C) bool are those that count for a row."""
-    top = nats.max(1, keepdims=True)
-    top[top == -np.inf] = 0.0
-    sums = np.add.reduceat(np.exp(nats - top), begins, axis=1)
+def _log_sums(nats: np.ndarray, warm: np.ndarray, begins: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(N, C) nats of runs of tokens together, at temperatures (N, 1).
+
+    Args:
+        nats: (N, M) of tokens, the greatest of each row 0; used up.
+        wanted: (N, C) bool, which of the runs count for a row.
+    """
+    nats = nats if bool((warm == 1).all()) else np.divide(nats, warm, out=nats)
+    numbers = np.exp(nats)
+    sums = np.add.reduceat(numbers, begins, axis=1)
     with np.errstate(divide="ignore"):
-        found = np.log(sums) + top
+        found: np.ndarray = np.log(sums)
     ends = np.append(begins[1:], nats.shape[1])
     for row, run in zip(*np.nonzero((sums < TINY) & wanted), strict=True):  # it may be little beside the best token
         own = nats[row, begins[run] : ends[run]]

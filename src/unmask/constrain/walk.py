@@ -158,7 +158,7 @@ class Road:
             return out
         best = here[:, :-1].max(1, keepdims=True)
         best[best == -np.inf] = 0.0
-        ways = np.exp(here - best).take(e.back_source, axis=1)
+        ways = np.exp(here[:, :-1] - best).take(e.back_source, axis=1)
         ways *= self.linear[place].take(e.back_label, axis=1)
         sums = np.add.reduceat(ways, begins, axis=1)
         with np.errstate(divide="ignore"):

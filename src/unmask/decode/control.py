@@ -119,7 +119,7 @@ class Control:
         some = (place >= 0).nonzero()[:, 0]
         if not len(some):
             return
-        barred = ~self.question.allowed(place[some].cpu().numpy()).to(logits.device)
+        barred = self.question.barred(place[some].cpu().numpy()).to(logits.device)
         if len(some) == len(place):
             logits.masked_fill_(barred, -torch.inf)
         else:
