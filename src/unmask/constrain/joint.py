@@ -155,7 +155,7 @@ class Question:
         """Take note of what is said of some cells (M,).
 
         Args:
-            nats: (M, V) logits or log-probabilities.
+            nats: (M, V) logits or log-probabilities, -inf where a token may not stand.
             warm: (M,) the temperature at which each may be drawn; 0 where it will not be.
             best: (M,) bool, whether the best tokens may be asked for.
             left: (M, V) the same with -inf for tokens that are taken only where nothing else goes together.
@@ -186,9 +186,10 @@ class Question:
                 continue
             own = part if bool(which.all()) else part[which]
             if total:
-                cool = warm[which, None].clip(min=1e-6)
-                found = _log_sums(own - top[which, None], cool, begins[some], classes[which][:, some])
-                group.total[place[which][:, None], some] = found + top[which, None] / cool
+                cool, best_of = warm[which, None].clip(min=1e-6), top[which, None]
+                best_of = np.where(best_of > -np.inf, best_of, 0.0)
+                found = _log_sums(own - best_of, cool, begins[some], classes[which][:, some])
+                group.total[place[which][:, None], some] = found + best_of / cool
             else:
                 group.best[place[which][:, None], some] = np.maximum.reduceat(own, begins[some], axis=1)
 
