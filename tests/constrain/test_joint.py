@@ -15,9 +15,9 @@ from unmask.constrain.holes import Holes, Span
 from unmask.constrain.regex import own
 
 WAYS = {
-    "as it is": (3, 1e-200, 1e-200),
-    "all pairs": (1 << 40, 1e-200, 1e-200),
-    "some pairs": (0, 1e-200, 1e-200),
+    "as it is": (3, 1e-280, 1e-280),
+    "all pairs": (1 << 40, 1e-280, 1e-280),
+    "some pairs": (0, 1e-280, 1e-280),
     "too small": (1 << 40, 1e300, 1e300),
 }
 """How pairs are looked at: from which share on all of them, and below which sum in logarithms."""

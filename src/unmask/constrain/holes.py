@@ -121,7 +121,7 @@ class Holes:
         out = torch.ones(len(rows), len(self.spell), dtype=torch.bool)
         question = self.ask(rows, positions)
         if len(some := question.cells):
-            out[torch.from_numpy(some)] = question.barred(some).logical_not_()
+            out[torch.from_numpy(some)] = question.allowed(some)
         return out.to(rows.device)
 
     def ask(self, rows: Tensor, positions: Tensor) -> joint.Question:

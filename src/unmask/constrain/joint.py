@@ -23,6 +23,12 @@ from unmask.constrain.machine import ragged
 from unmask.constrain.reading import Reading
 from unmask.constrain.walk import TINY, Choice, Problem, walk
 
+_LOOK = 64
+"""Numbers of a row that tell whether all of them are of float32: one of float64 passes once in 2^29."""
+
+_CAPS = 16
+"""Kinds of positions whose tokens are remembered as numbers, of 8 bytes each."""
+
 FLOOR = -1e9
 """Nats of what has no probability: taken only where nothing else can be completed, and as seldom as possible."""
 
@@ -68,6 +74,14 @@ class _Group:
     kind: np.ndarray
     kinds: np.ndarray
     columns: dict[bytes, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    caps: dict[int, Tensor] = field(default_factory=dict)
+    scratch: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def room(self, num_rows: int, num_tokens: int) -> np.ndarray:
+        """(N, M) numbers to work on, in the same place each time: fresh memory costs more than what is done with it."""
+        if num_rows * num_tokens > len(self.scratch):
+            self.scratch = np.empty(num_rows * num_tokens)
+        return self.scratch[: num_rows * num_tokens].reshape(num_rows, num_tokens)
 
     @cached_property
     def best(self) -> np.ndarray:
@@ -80,9 +94,17 @@ class _Group:
         return np.full((len(self.at), self.automaton.num_classes), -np.inf)
 
     @cached_property
-    def barred(self) -> Tensor:
-        """(K, V) bool: the tokens that each kind does not allow."""
-        return torch.from_numpy(~self.kinds[:, self.automaton.class_of])
+    def allowed(self) -> Tensor:
+        """(K, V) bool: the tokens of each kind."""
+        return torch.from_numpy(self.kinds[:, self.automaton.class_of])
+
+    def cap(self, kind: int) -> Tensor:
+        """(V,) float64: the most that logits may be; infinity, or minus infinity where a token may not stand."""
+        if kind not in self.caps:
+            if len(self.caps) == _CAPS:
+                self.caps.clear()
+            self.caps[kind] = torch.from_numpy(np.where(self.kinds[kind], np.inf, -np.inf)[self.automaton.class_of])
+        return self.caps[kind]
 
     def sorted(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens of some classes (C,) bool, sorted by class; where classes begin (C + 1,); those that have any."""
@@ -137,17 +159,26 @@ class Question:
         """(M,) those of the N cells that some part holds."""
         return np.flatnonzero(self._group >= 0)
 
-    def barred(self, cells: np.ndarray) -> Tensor:
-        """(M, V) bool: the tokens with which the span can't be completed, all other positions as they are."""
+    def allowed(self, cells: np.ndarray) -> Tensor:
+        """(M, V) bool: the tokens with which the span can be completed, all other positions as they are."""
         numbers = np.unique(self._group[cells])
         if len(numbers) == 1:
             group = self._groups[numbers[0]]
-            return group.barred[torch.from_numpy(group.kind[self._place[cells]])]
+            return group.allowed[torch.from_numpy(group.kind[self._place[cells]])]
         out = torch.empty(len(cells), len(self._groups[0].automaton.class_of), dtype=torch.bool)
         for number in numbers:
             some = np.flatnonzero(self._group[cells] == number)
-            out[torch.from_numpy(some)] = self.barred(cells[some])
+            out[torch.from_numpy(some)] = self.allowed(cells[some])
         return out
+
+    def bar(self, cells: np.ndarray, logits: Tensor) -> None:
+        """Take out of logits (M, V), in place, the tokens with which the span of a cell can't be completed."""
+        groups = [self._groups[number] for number in self._group[cells]]
+        kinds = [group.kind[place] for group, place in zip(groups, self._place[cells], strict=True)]
+        begins = [n for n in range(len(cells)) if not n or groups[n] is not groups[n - 1] or kinds[n] != kinds[n - 1]]
+        for first, last in zip(begins, [*begins[1:], len(cells)], strict=True):  # runs of one kind
+            part = logits[first:last]
+            torch.minimum(part, groups[first].cap(int(kinds[first])).to(part.device), out=part)
 
     def hear(
         self, cells: np.ndarray, nats: Tensor, warm: np.ndarray, *, best: np.ndarray, left: Tensor | None = None
@@ -174,24 +205,22 @@ class Question:
         classes = group.kinds[group.kind[place]]
         tokens, begins, some = group.sorted(classes.any(0))
         said, whole = nats.cpu().double(), None
-        part = (said if left is None else left.cpu().double()).numpy().take(tokens, axis=1)
+        part = group.room(len(cells), len(tokens))
+        (said if left is None else left.cpu().double()).numpy().take(tokens, axis=1, out=part, mode="clip")
         if left is not None:
             whole = (said - said.logsumexp(1, keepdim=True)).numpy().take(tokens, axis=1)
         top = part.max(1, initial=-np.inf)
         self._piece[cells], self._row[cells] = len(self._pieces), np.arange(len(cells))
-        self._pieces.append(_Piece(part, tokens, begins, top, whole))
+        self._pieces.append(_Piece(_compact(part, top), tokens, begins, top, whole))
         self._warm[cells], self.heard[cells] = warm, ~np.isnan(top)
-        for which, total in ((best, False), (warm > 0, True)):
-            if not len(some) or not bool(which.any()):
-                continue
-            own = part if bool(which.all()) else part[which]
-            if total:
-                cool, best_of = warm[which, None].clip(min=1e-6), top[which, None]
-                best_of = np.where(best_of > -np.inf, best_of, 0.0)
-                found = _log_sums(own - best_of, cool, begins[some], classes[which][:, some])
-                group.total[place[which][:, None], some] = found + best_of / cool
-            else:
-                group.best[place[which][:, None], some] = np.maximum.reduceat(own, begins[some], axis=1)
+        if len(some) and bool(best.any()):
+            group.best[place[best, None], some] = np.maximum.reduceat(_of(part, best), begins[some], axis=1)
+        if len(some) and bool((draws := warm > 0).any()):
+            highest, cool = np.where(top > -np.inf, top, 0.0)[draws, None], warm[draws, None].clip(min=1e-6)
+            own = _of(part, draws)
+            np.subtract(own, highest, out=own)
+            found = _log_sums(own, cool, begins[some], classes[draws][:, some])
+            group.total[place[draws, None], some] = found + highest / cool
 
     def fill(self, which: np.ndarray) -> np.ndarray:
         """(M,) the tokens that are together the most probable ones, of those cells that are true in `which` (N,)."""
@@ -241,7 +270,7 @@ class Question:
             kind = self._groups[self._group[cell]].automaton.class_of[token]
             begin, end = piece.begins[kind], piece.begins[kind + 1]
             at = begin + np.searchsorted(piece.tokens[begin:end], token)
-            found[n], left[n] = piece.nats[row, at] - piece.top[row], piece.nats[row, at] > -np.inf
+            found[n], left[n] = float(piece.nats[row, at]) - piece.top[row], piece.nats[row, at] > -np.inf
             if not left[n] and piece.whole is not None:
                 found[n] = piece.whole[row, at]
         return found, left
@@ -274,7 +303,7 @@ class Question:
             begin, end = piece.begins[kind], piece.begins[kind + 1]
             at = 0
             if end - begin > 1:
-                own = piece.nats[row, begin:end]
+                own = piece.nats[row, begin:end].astype(np.float64)
                 at = int(own.argmax())
                 if coins is not None and own[at] > -np.inf:
                     mass = np.exp((own - own[at]) / max(self._warm[cell], 1e-6)).cumsum()
@@ -322,6 +351,17 @@ def _drawn(worth: np.ndarray, coins: np.ndarray) -> np.ndarray:
     last = worth.shape[1] - 1 - (worth[:, ::-1] > -np.inf).argmax(1)
     found: np.ndarray = np.minimum(at, last)
     return found
+
+
+def _compact(nats: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """A copy of nats (N, M) in float32 if that is what they were, as those of most networks are, or else in float64."""
+    some = np.column_stack([nats[:, :_LOOK], top])
+    return nats.astype(np.float32 if bool((some.astype(np.float32) == some).all()) else np.float64)
+
+
+def _of(nats: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Those rows of nats (N, M) that are true in `which`; all of them without a copy."""
+    return nats if bool(which.all()) else nats[which]
 
 
 def _log_sums(nats: np.ndarray, warm: np.ndarray, begins: np.ndarray, wanted: np.ndarray) -> np.ndarray:

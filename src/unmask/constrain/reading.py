@@ -118,12 +118,16 @@ class Reading:
     def _back(self, states: np.ndarray, offset: int) -> np.ndarray:
         return self.span.automaton.back(states, int(self.codes[offset]), may_end=self.rule.at(offset))
 
-    def ahead(self, offsets: np.ndarray) -> np.ndarray:
-        """(M + 1, bytes) packed right sets from the first to behind the last of some offsets, taken as open."""
+    def between(self, offsets: np.ndarray) -> np.ndarray:
+        """(M + 1, bytes) packed states from the first to behind the last of some offsets, taken as open.
+
+        They are those that can be completed, and where these offsets are open as it is, that can be reached as well.
+        """
         first, last = int(offsets[0]), int(offsets[-1]) + 1
         if bool((self.codes[offsets] == OPEN).all()):
+            self._lead_left(last)
             self.lead_right(first)
-            return self.right[first : last + 1]
+            return self.left[first : last + 1] & self.right[first : last + 1]
         found = np.empty((last - first + 1, self.right.shape[1]), np.uint8)
         states, codes = self.behind(np.array([last]))[0], self.codes[first:last].copy()
         codes[offsets - first] = OPEN

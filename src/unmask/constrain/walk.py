@@ -21,8 +21,8 @@ from unmask.constrain.reading import OPEN, Reading
 Choice = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Which column of nats (K, M) each of K problems takes, at an offset (K,) each; never one of -inf."""
 
-TINY = 1e-200
-"""Sums of linear numbers below it may have lost something that counts."""
+TINY = 1e-280
+"""Sums of linear numbers below it may have lost something that counts; of those above all that is lost is rounding."""
 
 _NUMBERS, _WORTHS = 1 << 17, 1 << 22
 """Numbers that are worked on at a time, so that they stay near the processor, and that are kept for the way back."""
@@ -57,7 +57,7 @@ class Road:
         codes: (K, M) what stands there; OPEN where asked, too.
         place: (K, M) which of the rows of `gains` holds there; N where nobody asked.
         may_end: (K, M) bool, where a text may end.
-        ahead: (K, M + 1, bytes) packed states that can be completed.
+        ahead: (K, M + 1, bytes) packed states that lie on some way; perhaps more that can't be reached.
         gains: (N + 1, G) nats that each label adds, and `ends` (N + 1,) the end of text; the last row is of zeros.
         linear, tops: (N + 1, G) the same as numbers relative to the greatest of a row, and its nats (N + 1,).
         total: whether ways into a state add up their probabilities, or the best one counts.
@@ -89,7 +89,7 @@ class Road:
             codes[k, : p.steps] = p.read.codes[first : first + p.steps]
             codes[k, at], place[k, at] = OPEN, np.arange(done, done + len(at))
             may_end[k, : p.steps] = p.read.may_end[first : first + p.steps]
-            ahead[k, : p.steps + 1] = p.read.ahead(p.offsets)
+            ahead[k, : p.steps + 1] = p.read.between(p.offsets)
             done += len(at)
         scores = np.concatenate([p.scores for p in problems])
         gains = np.vstack([_by_label(automaton, scores, total=total), np.zeros(len(automaton.edges.label_first))])
@@ -139,12 +139,10 @@ class Road:
             worth = np.repeat(here[k, s], counts) + self.gains[place[row], e.label[pairs]]
             keep = ahead[row, target] & (worth > -np.inf)
             out = self._gathered(row[keep] * size + target[keep], worth[keep], here.shape)
-        may_end = self.may_end[which, step]
-        over = here[:, -1:]
-        if bool(may_end.any()):
-            before = np.where(may_end[:, None], here[:, self.automaton.accepting], -np.inf)
-            over = np.concatenate([before, over], axis=1)
-        out[:, -1] = _joined(over, total=self.total) + self.ends[place]
+        if bool(ahead[:, -1].any()):
+            before = np.where(self.may_end[which, step, None], here[:, self.automaton.accepting], -np.inf)
+            over = np.concatenate([before, here[:, -1:]], axis=1)
+            out[:, -1] = _joined(over, total=self.total) + self.ends[place]
         return out
 
     def _dense(self, here: np.ndarray, ahead: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -166,12 +164,11 @@ class Road:
         k, h = np.nonzero((sums < TINY) & ahead[:, heads])
         if len(h):
             state = heads[h]
-            pairs, counts = ragged(e.back_first[state], e.back_first[state + 1]), np.diff(e.back_first)[state]
-            row = np.repeat(k, counts)
-            worth = here[row, e.back_source[pairs]] + self.gains[place[row], e.back_label[pairs]]
-            keep = worth > -np.inf
-            found = self._gathered(np.repeat(np.arange(len(h)), counts)[keep], worth[keep], (len(h),))
-            out[k, state] = found
+            first, counts = e.back_first[state], e.back_first[state + 1] - e.back_first[state]
+            pairs = ragged(first, first + counts)
+            worth = here.ravel()[e.back_source[pairs] + np.repeat(k * here.shape[1], counts)]
+            worth += self.gains.ravel()[e.back_label[pairs] + np.repeat(place[k] * self.gains.shape[1], counts)]
+            out[k, state] = _runs(worth, counts)
         return out
 
     def _by_code(self, here: np.ndarray, ahead: np.ndarray, which: np.ndarray, step: int) -> np.ndarray:
@@ -207,8 +204,8 @@ class Road:
         is_text = (self.codes[which, step] == OPEN) & (state < self.automaton.size - 1)
         if len(text := np.flatnonzero(is_text)):
             own, (source, names, worth) = which[text], self._ways_back(here, which[text], state[text], step)
-            at = choose(own, self.firsts[own] + step, worth)[:, None]
-            before[text], label[text] = (np.take_along_axis(x, at, 1)[:, 0] for x in (source, names))
+            at = np.arange(len(own)), choose(own, self.firsts[own] + step, worth)
+            before[text], label[text] = source[at], names[at]
         if len(rest := np.flatnonzero(~is_text)):
             own = which[rest]
             may = self._may_come(own, state[rest], step)
@@ -300,12 +297,19 @@ def _by_label(automaton: Automaton, scores: np.ndarray, *, total: bool) -> np.nd
         row, label = np.nonzero(sums < TINY)
         if len(row):  # too small beside the others, or nothing at all
             some, counts = ragged(begins[label], e.member_first[label + 1]), np.diff(e.member_first)[label]
-            worth, ends = part[np.repeat(row, counts), e.member_class[some]], counts.cumsum() - counts
-            best = np.maximum.reduceat(worth, ends)
-            safe = np.where(best > -np.inf, best, 0.0)
-            with np.errstate(divide="ignore"):
-                here[row, label] = np.log(np.add.reduceat(np.exp(worth - np.repeat(safe, counts)), ends)) + safe
+            here[row, label] = _runs(part[np.repeat(row, counts), e.member_class[some]], counts)
     return out
+
+
+def _runs(nats: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(R,) the nats of the sums of runs of so many numbers (R,) each, given as nats one after the other; used up."""
+    begins = counts.cumsum() - counts
+    best = np.maximum.reduceat(nats, begins)
+    best[best == -np.inf] = 0.0
+    nats -= np.repeat(best, counts)
+    with np.errstate(divide="ignore"):
+        found: np.ndarray = np.log(np.add.reduceat(np.exp(nats, out=nats), begins))
+    return np.add(found, best, out=found)
 
 
 def _joined(worth: np.ndarray, *, total: bool) -> np.ndarray:

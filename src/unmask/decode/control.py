@@ -119,11 +119,11 @@ class Control:
         some = (place >= 0).nonzero()[:, 0]
         if not len(some):
             return
-        barred = self.question.barred(place[some].cpu().numpy()).to(logits.device)
-        if len(some) == len(place):
-            logits.masked_fill_(barred, -torch.inf)
-        else:
-            logits[some] = logits[some].masked_fill(barred, -torch.inf)
+        every, cells = len(some) == len(place), place[some].cpu().numpy()
+        part = logits if every else logits[some]
+        self.question.bar(cells, part)
+        if not every:
+            logits[some] = part
 
     def hear(self, r: Tensor, i: Tensor, logits: Tensor, left: Tensor, warm: Tensor) -> Tensor:
         """Remember what is said of targets (M,) that are answered together, and what they are to be drawn at here.
