@@ -10,17 +10,21 @@ from test_holes import PATTERNS, ROWS
 from worlds import MASK, TOKENS, automaton, beliefs
 
 from unmask.base.step import State
-from unmask.constrain import joint, reading, walk
+from unmask.constrain import grid, joint, reading, walk
 from unmask.constrain.holes import Holes, Span
 from unmask.constrain.regex import own
 
 WAYS = {
-    "as it is": (3, 1e-280, 1e-280),
-    "all pairs": (1 << 40, 1e-280, 1e-280),
-    "some pairs": (0, 1e-280, 1e-280),
-    "too small": (1 << 40, 1e300, 1e300),
+    "one table": (1 << 12, 3, 1e-280, 1e-280),
+    "as it is": (0, 3, 1e-280, 1e-280),
+    "all pairs": (0, 1 << 40, 1e-280, 1e-280),
+    "some pairs": (0, 0, 1e-280, 1e-280),
+    "too small": (0, 1 << 40, 1e300, 1e300),
 }
-"""How pairs are looked at: from which share on all of them, and below which sum in logarithms."""
+"""How ways are looked at: the most that go into one table, the share from which on all are, the least sum."""
+
+
+PLACES, NAMES = (grid, walk, walk, joint), ("MOST_WAYS", "DENSE", "TINY", "TINY")
 
 
 def rows_of(machine, rows, ends, least):
@@ -61,7 +65,7 @@ def test_fast_is_slow(way, pattern, rows, rule, scale, cut, seed):
     log_p[torch.from_numpy(random.random(log_p.shape) < cut)] = -torch.inf
     seeds, turn = row + 7, torch.full_like(row, seed)
     with pytest.MonkeyPatch.context() as patch:
-        for module, name, value in zip((walk, walk, joint), ("DENSE", "TINY", "TINY"), WAYS[way], strict=True):
+        for module, name, value in zip(PLACES, NAMES, WAYS[way], strict=True):
             patch.setattr(module, name, value)
         filled, drawn = held.fill(row, at, log_p), held.sample(row, at, log_p, seeds, turn)
     for i in sorted({i for i, _ in cells}):

@@ -203,6 +203,31 @@ class Automaton:
         return out
 
     @cached_property
+    def entries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The ways into each state, ends of text among them, F at most: of automata of few states.
+
+        Returns:
+            (S + 1, F) where each comes from; (S + 1, F) its label, which is G for an end of text, G + 1 for a further
+            one, and G + 2 where there is no way; (C, G + 3) of each class: 0 for the labels that hold it, or -inf.
+        """
+        e, last, count = self.edges, self.size - 1, len(self.edges.label_first)
+        source = np.concatenate([e.back_source, self.accepting, [last]])
+        label = np.concatenate([e.back_label, np.full(len(self.accepting), count), [count + 1]])
+        fan = np.append(np.diff(e.back_first), len(self.accepting) + 1)
+        column = np.arange(int(fan.max())) + np.zeros((self.size, 1), np.int64)
+        sources, labels = np.zeros(column.shape, np.int64), np.full(column.shape, count + 2)
+        sources[column < fan[:, None]], labels[column < fan[:, None]] = source, label
+        known = np.full((self.num_classes, count + 3), -np.inf)
+        known[e.by_class, e.class_label] = 0.0
+        known[END, count : count + 2] = 0.0
+        return sources, labels, known
+
+    @cached_property
+    def fan(self) -> int:
+        """Ways into a state, at most."""
+        return int(max(np.diff(self.edges.back_first).max(initial=0), len(self.accepting) + 1))
+
+    @cached_property
     def accepting(self) -> np.ndarray:
         """The states over bytes in which a text may be over."""
         return np.flatnonzero(self.accept[:-1])

@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from unmask.constrain import grid
 from unmask.constrain.automaton import DENSE, END, Automaton
 from unmask.constrain.machine import DEAD, ragged
 from unmask.constrain.reading import OPEN, Reading
@@ -246,9 +247,11 @@ def walk(problems: Sequence[Problem], choose: Choice, *, total: bool) -> list[np
     order = sorted(range(len(problems)), key=lambda i: -problems[i].steps)
     size, pairs = problems[0].read.span.automaton.size, len(problems[0].read.span.automaton.edges.target)
     while order:
-        most = max(1, min(_NUMBERS // (size + pairs), _WORTHS // (size * problems[order[0]].steps)))
+        steps = problems[order[0]].steps
+        few = grid.fits(size, problems[0].read.span.automaton.fan, steps)
+        most = few or max(1, min(_NUMBERS // (size + pairs), _WORTHS // (size * steps)))
         some, order = np.array(order[:most]), order[most:]
-        labels = _walk([problems[i] for i in some], partial(_renumbered, choose, some), total=total)
+        labels = _walk([problems[i] for i in some], partial(_renumbered, choose, some), few=few > 0, total=total)
         for i, own in zip(some, labels, strict=True):
             found[i] = own
     return found
@@ -258,23 +261,29 @@ def _renumbered(choose: Choice, number: np.ndarray, which: np.ndarray, at: np.nd
     return choose(number[which], at, worth)
 
 
-def _walk(problems: Sequence[Problem], choose: Choice, *, total: bool) -> list[np.ndarray | None]:
-    """As `walk`, the longest first."""
+def _walk(problems: Sequence[Problem], choose: Choice, *, few: bool, total: bool) -> list[np.ndarray | None]:
+    """As `walk`, the longest first; `few` says whether there are few states."""
     road = Road.of(problems, total=total)
     start = np.stack([p.read.before(p.offsets[:1])[0] for p in problems])
     start &= np.unpackbits(road.ahead[:, 0], axis=1, count=road.automaton.size).view(bool)
+    alive, labels = grid.through(road, start, choose) if few else _through(road, start, choose)
+    return [labels[k, p.offsets - p.offsets[0]] if alive[k] else None for k, p in enumerate(problems)]
+
+
+def _through(road: Road, start: np.ndarray, choose: Choice) -> tuple[np.ndarray, np.ndarray]:
+    """As `grid.through`, for any number of states."""
     worth = [np.where(start, 0.0, -np.inf)]
     active = (road.steps[:, None] > np.arange(road.steps[0])).sum(0)
     for step, count in enumerate(active):
         worth.append(road.onward(worth[-1][:count], step))
     alive = np.array([bool((worth[steps][k] > -np.inf).any()) for k, steps in enumerate(road.steps)])
-    state, labels = np.zeros(len(problems), np.int64), np.full(road.codes.shape, -1)
+    state, labels = np.zeros(len(alive), np.int64), np.full(road.codes.shape, -1)
     for step in range(len(active) - 1, -1, -1):
         if len(new := np.flatnonzero(alive & (road.steps == step + 1))):
             state[new] = choose(new, road.firsts[new] + step + 1, worth[step + 1][new])
         if len(which := np.flatnonzero(alive[: active[step]])):
             state[which], labels[which, step] = road.back(worth[step], which, state[which], step, choose)
-    return [labels[k, p.offsets - p.offsets[0]] if alive[k] else None for k, p in enumerate(problems)]
+    return alive, labels
 
 
 def _by_label(automaton: Automaton, scores: np.ndarray, *, total: bool) -> np.ndarray:
