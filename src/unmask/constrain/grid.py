@@ -43,11 +43,11 @@ def through(road: "Road", start: np.ndarray, choose: "Choice") -> tuple[np.ndarr
                 best += np.log(np.exp(ways[step] - best[..., None]).sum(2))
             worth.append(best)
     last = np.array([worth[steps][k] for k, steps in enumerate(road.steps)])
-    alive = (last > -np.inf).any(1)
-    step, k, state = np.nonzero(ways.max(3) > -np.inf)
+    alive: np.ndarray = (last > -np.inf).any(1)
+    when, k, state = np.nonzero(ways.max(3) > -np.inf)
     taken = np.zeros(ways.shape[:3], np.int64)
-    if len(step):
-        taken[step, k, state] = choose(k, road.firsts[k] + step, ways[step, k, state])
+    if len(when):
+        taken[when, k, state] = choose(k, road.firsts[k] + when, ways[when, k, state])
     labels, now, every = np.full(road.codes.shape, -1), np.zeros(len(alive), np.int64), np.flatnonzero(alive)
     if len(every):
         now[every] = choose(every, road.firsts[every] + road.steps[every], last[every])

@@ -19,6 +19,7 @@ from unmask.base.errors import BadInput
 from unmask.base.step import State
 from unmask.constrain import joint
 from unmask.constrain.automaton import END, NEVER, Automaton
+from unmask.constrain.nats import alone
 from unmask.constrain.reading import OPEN, Reading
 
 _HEARD = 1 << 18
@@ -56,6 +57,7 @@ class Holes:
     def __init__(self, spell: Sequence[bytes] = ()) -> None:
         self.spell = spell
         self._rows: dict[int, list[Reading]] = {}
+        self._lists = joint.Lists()
 
     def enter(self, row: int, spans: Sequence[Span]) -> None:
         """Let these spans hold for a row, and none that it had before; without spans the row is free.
@@ -126,7 +128,7 @@ class Holes:
 
     def ask(self, rows: Tensor, positions: Tensor) -> joint.Question:
         """A question about cells that are open or will be asked about alone; those of a row in rising order."""
-        return joint.Question(self._parts(rows, positions), len(rows), narrow=True)
+        return joint.Question(self._parts(rows, positions), len(rows), self._lists, narrow=True)
 
     def fill(self, rows: Tensor, positions: Tensor, log_probs: Tensor) -> Tensor:
         """(N,) the tokens at these positions that are together the most probable of all that can be completed.
@@ -152,7 +154,7 @@ class Holes:
         self, rows: Tensor, positions: Tensor, log_probs: Tensor, keys: tuple[Tensor, Tensor] | None
     ) -> Tensor:
         found = torch.zeros_like(positions)
-        question = joint.Question(self._parts(rows, positions), len(rows), narrow=False)
+        question = joint.Question(self._parts(rows, positions), len(rows), self._lists, narrow=False)
         held = torch.zeros(len(rows), dtype=torch.bool)
         held[torch.from_numpy(question.cells)] = True
         for cells in held.nonzero()[:, 0].split(max(1, _HEARD // log_probs.shape[1])):
@@ -166,7 +168,7 @@ class Holes:
         free = (~held).to(found.device)
         if bool(free.any()):
             some = None if keys is None else (keys[0][free], keys[1][free])
-            found[free] = joint.alone(log_probs[free], positions[free], some)
+            found[free] = alone(log_probs[free], positions[free], some)
         return found
 
     def repair(self, tokens: Tensor, state: Tensor, doubt: Tensor | None = None) -> Tensor:

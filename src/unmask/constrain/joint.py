@@ -9,25 +9,22 @@ It does not know rows or canvases; `holes` asks about spans.
 Source: Suresh et al. 2025, DINGO, arXiv:2505.23061 (the best string over position x state).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.base import seeds
 from unmask.constrain.automaton import END, NEVER, Automaton
 from unmask.constrain.machine import ragged
+from unmask.constrain.nats import coins, compact, drawn, log_sums, rows_of
 from unmask.constrain.reading import Reading
-from unmask.constrain.walk import TINY, Choice, Problem, walk
+from unmask.constrain.walk import Choice, Problem, walk
 
-_LOOK = 64
-"""Numbers of a row that tell whether all of them are of float32: one of float64 passes once in 2^29."""
-
-_CAPS = 16
-"""Kinds of positions whose tokens are remembered as numbers, of 8 bytes each."""
+T = TypeVar("T")
 
 FLOOR = -1e9
 """Nats of what has no probability: taken only where nothing else can be completed, and as seldom as possible."""
@@ -40,6 +37,45 @@ class Part:
     read: Reading
     at: np.ndarray
     offsets: np.ndarray
+
+
+class Lists:
+    """What follows from a set of classes about all tokens; the last few that were asked for are remembered.
+
+    Args:
+        most: how many; each is of some 8 bytes a token.
+    """
+
+    def __init__(self, most: int = 48) -> None:
+        self.most = most
+        self._known: dict[tuple[Automaton, str, bytes], Any] = {}
+
+    def cap(self, automaton: Automaton, classes: np.ndarray) -> Tensor:
+        """(V,) float64: the most that logits may be; infinity, or minus infinity where a token is of no such class."""
+
+        def make() -> Tensor:
+            return torch.from_numpy(np.where(classes, np.inf, -np.inf)[automaton.class_of])
+
+        return self._get((automaton, "cap", classes.tobytes()), make)
+
+    def sorted(self, automaton: Automaton, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The tokens of classes (C,) bool, sorted by class; where classes begin (C + 1,); those that have any."""
+
+        def make() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            order, begins = automaton.by_class
+            counts = np.where(classes, np.diff(begins), 0)
+            some = np.flatnonzero(counts)
+            return order[ragged(begins[some], begins[some + 1])], np.append(0, counts.cumsum()), some
+
+        return self._get((automaton, "sorted", classes.tobytes()), make)
+
+    def _get(self, key: tuple[Automaton, str, bytes], make: Callable[[], T]) -> T:
+        found = self._known.pop(key, None)
+        found = make() if found is None else found
+        self._known[key] = found  # the last one now
+        if len(self._known) > self.most:
+            del self._known[next(iter(self._known))]
+        return cast(T, found)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,8 +109,6 @@ class _Group:
     at: np.ndarray
     kind: np.ndarray
     kinds: np.ndarray
-    columns: dict[bytes, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
-    caps: dict[int, Tensor] = field(default_factory=dict)
     scratch: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def room(self, num_rows: int, num_tokens: int) -> np.ndarray:
@@ -98,26 +132,6 @@ class _Group:
         """(K, V) bool: the tokens of each kind."""
         return torch.from_numpy(self.kinds[:, self.automaton.class_of])
 
-    def cap(self, kind: int) -> Tensor:
-        """(V,) float64: the most that logits may be; infinity, or minus infinity where a token may not stand."""
-        if kind not in self.caps:
-            if len(self.caps) == _CAPS:
-                self.caps.clear()
-            self.caps[kind] = torch.from_numpy(np.where(self.kinds[kind], np.inf, -np.inf)[self.automaton.class_of])
-        return self.caps[kind]
-
-    def sorted(self, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The tokens of some classes (C,) bool, sorted by class; where classes begin (C + 1,); those that have any."""
-        key = classes.tobytes()
-        if key not in self.columns:
-            order, begins = self.automaton.by_class
-            some = np.flatnonzero(classes & (np.diff(begins) > 0))
-            counts = np.zeros(len(classes), np.int64)
-            counts[some] = np.diff(begins)[some]
-            tokens = order[ragged(begins[some], begins[some + 1])]
-            self.columns[key] = tokens, np.append(0, counts.cumsum()), some
-        return self.columns[key]
-
 
 class Question:
     """Cells (N,) of several spans that are asked about together; cells that no part holds are nobody's business.
@@ -125,6 +139,7 @@ class Question:
     Args:
         parts: the spans and their cells.
         num_cells: N.
+        lists: of tokens, that other questions may have asked for.
         narrow: whether only classes that may stand at a cell, all others as they are, need to be heard of; not where
             written cells are asked about.
 
@@ -132,7 +147,8 @@ class Question:
         heard: (N,) bool, the cells of which numbers were heard.
     """
 
-    def __init__(self, parts: Sequence[Part], num_cells: int, *, narrow: bool) -> None:
+    def __init__(self, parts: Sequence[Part], num_cells: int, lists: Lists, *, narrow: bool) -> None:
+        self._lists = lists
         self.heard = np.zeros(num_cells, bool)
         self._warm = np.zeros(num_cells)
         self._group, self._place = np.full(num_cells, -1), np.zeros(num_cells, np.int64)
@@ -159,6 +175,19 @@ class Question:
         """(M,) those of the N cells that some part holds."""
         return np.flatnonzero(self._group >= 0)
 
+    @property
+    def alone(self) -> np.ndarray:
+        """(N,) bool: the cells that nothing goes together with: what may stand there is all that there is to say.
+
+        Nothing else of the span is asked about, and the text before it leads to one state, whatever it may become.
+        """
+        found = np.zeros(len(self._group), bool)
+        for group in self._groups:
+            for part in group.parts:
+                if len(part.at) == 1 and part.read.before(part.offsets).sum() == 1:
+                    found[part.at] = True
+        return found
+
     def allowed(self, cells: np.ndarray) -> Tensor:
         """(M, V) bool: the tokens with which the span can be completed, all other positions as they are."""
         numbers = np.unique(self._group[cells])
@@ -178,7 +207,8 @@ class Question:
         begins = [n for n in range(len(cells)) if not n or groups[n] is not groups[n - 1] or kinds[n] != kinds[n - 1]]
         for first, last in zip(begins, [*begins[1:], len(cells)], strict=True):  # runs of one kind
             part = logits[first:last]
-            torch.minimum(part, groups[first].cap(int(kinds[first])).to(part.device), out=part)
+            cap = self._lists.cap(groups[first].automaton, groups[first].kinds[kinds[first]])
+            torch.minimum(part, cap.to(part.device), out=part)
 
     def hear(
         self, cells: np.ndarray, nats: Tensor, warm: np.ndarray, *, best: np.ndarray, left: Tensor | None = None
@@ -203,7 +233,7 @@ class Question:
     ) -> None:
         place = self._place[cells]
         classes = group.kinds[group.kind[place]]
-        tokens, begins, some = group.sorted(classes.any(0))
+        tokens, begins, some = self._lists.sorted(group.automaton, classes.any(0))
         said, whole = nats.cpu().double(), None
         part = group.room(len(cells), len(tokens))
         (said if left is None else left.cpu().double()).numpy().take(tokens, axis=1, out=part, mode="clip")
@@ -211,15 +241,15 @@ class Question:
             whole = (said - said.logsumexp(1, keepdim=True)).numpy().take(tokens, axis=1)
         top = part.max(1, initial=-np.inf)
         self._piece[cells], self._row[cells] = len(self._pieces), np.arange(len(cells))
-        self._pieces.append(_Piece(_compact(part, top), tokens, begins, top, whole))
+        self._pieces.append(_Piece(compact(part, top), tokens, begins, top, whole))
         self._warm[cells], self.heard[cells] = warm, ~np.isnan(top)
         if len(some) and bool(best.any()):
-            group.best[place[best, None], some] = np.maximum.reduceat(_of(part, best), begins[some], axis=1)
+            group.best[place[best, None], some] = np.maximum.reduceat(rows_of(part, best), begins[some], axis=1)
         if len(some) and bool((draws := warm > 0).any()):
             highest, cool = np.where(top > -np.inf, top, 0.0)[draws, None], warm[draws, None].clip(min=1e-6)
-            own = _of(part, draws)
+            own = rows_of(part, draws)
             np.subtract(own, highest, out=own)
-            found = _log_sums(own, cool, begins[some], classes[draws][:, some])
+            found = log_sums(own, cool, begins[some], classes[draws][:, some])
             group.total[place[draws, None], some] = found + highest / cool
 
     def fill(self, which: np.ndarray) -> np.ndarray:
@@ -246,17 +276,17 @@ class Question:
             start = torch.tensor([part.read.span.start + int(part.offsets[0]) for part in parts])
             longest = max(int(part.offsets[-1] - part.offsets[0]) for part in parts) + 2
             places, begins = start[:, None] + torch.arange(longest), np.array([int(part.offsets[0]) for part in parts])
-            ways = _coins(seed[first, None], "joint state", turn[first, None], places)
+            ways = coins(seed[first, None], "joint state", turn[first, None], places)
 
             def choose(
                 k: np.ndarray, at: np.ndarray, worth: np.ndarray, ways: np.ndarray = ways, begins: np.ndarray = begins
             ) -> np.ndarray:
-                return _drawn(worth, ways[k, at - begins[k]])
+                return drawn(worth, ways[k, at - begins[k]])
 
             for part, worth in zip(parts, self._chosen(group, parts, choose, total=True), strict=True):
                 at, position = torch.from_numpy(part.at), torch.from_numpy(part.read.span.start + part.offsets)
-                kinds, tokens = (_coins(seed[at], name, turn[at], position) for name in ("joint class", "joint token"))
-                found[part.at] = self._tokens(part.at, _drawn(worth, kinds), tokens)
+                kinds, tokens = (coins(seed[at], name, turn[at], position) for name in ("joint class", "joint token"))
+                found[part.at] = self._tokens(part.at, drawn(worth, kinds), tokens)
         return found[which]
 
     def nats(self, cells: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -295,7 +325,7 @@ class Question:
         held = [_held(group.automaton, labels) for labels in found if labels is not None]
         return [np.where(some, nats, -np.inf) for some, nats in zip(held, tables, strict=True)]
 
-    def _tokens(self, cells: np.ndarray, chosen: np.ndarray, coins: np.ndarray | None) -> np.ndarray:
+    def _tokens(self, cells: np.ndarray, chosen: np.ndarray, chances: np.ndarray | None) -> np.ndarray:
         """(M,) a token of each chosen class: the most probable one, or by a coin (M,) from 0 to 1."""
         out = np.empty(len(cells), np.int64)
         for n, (cell, kind) in enumerate(zip(cells, chosen, strict=True)):
@@ -305,21 +335,11 @@ class Question:
             if end - begin > 1:
                 own = piece.nats[row, begin:end].astype(np.float64)
                 at = int(own.argmax())
-                if coins is not None and own[at] > -np.inf:
+                if chances is not None and own[at] > -np.inf:
                     mass = np.exp((own - own[at]) / max(self._warm[cell], 1e-6)).cumsum()
-                    at = min(int(np.searchsorted(mass, coins[n] * mass[-1], side="right")), len(own) - 1)
+                    at = min(int(np.searchsorted(mass, chances[n] * mass[-1], side="right")), len(own) - 1)
             out[n] = piece.tokens[begin + at]
         return out
-
-
-def alone(log_probs: Tensor, positions: Tensor, keys: tuple[Tensor, Tensor] | None) -> Tensor:
-    """(N,) tokens where nothing constrains: the most probable ones, or drawn by the Gumbel-max rule."""
-    if keys is None:
-        return log_probs.argmax(-1)
-    key = seeds.key(keys[0], "token", keys[1], positions)
-    tokens = torch.arange(log_probs.shape[1], device=log_probs.device)
-    noise = seeds.uniform(seeds.key(key[:, None], "gumbel", tokens))
-    return (log_probs - torch.log(-torch.log(noise))).argmax(-1)
 
 
 def kept(read: Reading, done: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
@@ -333,55 +353,8 @@ def kept(read: Reading, done: np.ndarray, weight: np.ndarray) -> np.ndarray | No
     return None if labels is None else _held(read.span.automaton, labels)[np.arange(len(done)), codes]
 
 
-def _coins(seed: Tensor, purpose: str, turn: Tensor, at: Tensor) -> np.ndarray:
-    """A number from 0 to 1 for each position."""
-    found: np.ndarray = seeds.uniform(seeds.key(seed, purpose, turn, at)).numpy()
-    return found
-
-
 def _highest(_: np.ndarray, __: np.ndarray, worth: np.ndarray) -> np.ndarray:
     found: np.ndarray = worth.argmax(1)
-    return found
-
-
-def _drawn(worth: np.ndarray, coins: np.ndarray) -> np.ndarray:
-    """(N,) which of nats (N, M) each coin (N,) falls on; never one of -inf."""
-    mass = np.exp(worth - worth.max(1, keepdims=True)).cumsum(1)
-    at = (mass <= coins[:, None] * mass[:, -1:]).sum(1)
-    last = worth.shape[1] - 1 - (worth[:, ::-1] > -np.inf).argmax(1)
-    found: np.ndarray = np.minimum(at, last)
-    return found
-
-
-def _compact(nats: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """A copy of nats (N, M) in float32 if that is what they were, as those of most networks are, or else in float64."""
-    some = np.column_stack([nats[:, :_LOOK], top])
-    return nats.astype(np.float32 if bool((some.astype(np.float32) == some).all()) else np.float64)
-
-
-def _of(nats: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Those rows of nats (N, M) that are true in `which`; all of them without a copy."""
-    return nats if bool(which.all()) else nats[which]
-
-
-def _log_sums(nats: np.ndarray, warm: np.ndarray, begins: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """(N, C) nats of runs of tokens together, at temperatures (N, 1).
-
-    Args:
-        nats: (N, M) of tokens, the greatest of each row 0; used up.
-        wanted: (N, C) bool, which of the runs count for a row.
-    """
-    nats = nats if bool((warm == 1).all()) else np.divide(nats, warm, out=nats)
-    numbers = np.exp(nats)
-    sums = np.add.reduceat(numbers, begins, axis=1)
-    with np.errstate(divide="ignore"):
-        found: np.ndarray = np.log(sums)
-    ends = np.append(begins[1:], nats.shape[1])
-    for row, run in zip(*np.nonzero((sums < TINY) & wanted), strict=True):  # it may be little beside the best token
-        own = nats[row, begins[run] : ends[run]]
-        best = own.max()
-        if best > -np.inf:
-            found[row, run] = np.log(np.exp(own - best).sum()) + best
     return found
 
 

@@ -14,16 +14,14 @@ from functools import partial
 
 import numpy as np
 
-from unmask.constrain import grid
+from unmask.constrain import grid, nats
 from unmask.constrain.automaton import DENSE, END, Automaton
 from unmask.constrain.machine import DEAD, ragged
+from unmask.constrain.nats import joined, runs
 from unmask.constrain.reading import OPEN, Reading
 
 Choice = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Which column of nats (K, M) each of K problems takes, at an offset (K,) each; never one of -inf."""
-
-TINY = 1e-280
-"""Sums of linear numbers below it may have lost something that counts; of those above all that is lost is rounding."""
 
 _NUMBERS, _WORTHS = 1 << 17, 1 << 22
 """Numbers that are worked on at a time, so that they stay near the processor, and that are kept for the way back."""
@@ -143,7 +141,7 @@ class Road:
         if bool(ahead[:, -1].any()):
             before = np.where(self.may_end[which, step, None], here[:, self.automaton.accepting], -np.inf)
             over = np.concatenate([before, here[:, -1:]], axis=1)
-            out[:, -1] = _joined(over, total=self.total) + self.ends[place]
+            out[:, -1] = joined(over, total=self.total) + self.ends[place]
         return out
 
     def _dense(self, here: np.ndarray, ahead: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -162,14 +160,14 @@ class Road:
         sums = np.add.reduceat(ways, begins, axis=1)
         with np.errstate(divide="ignore"):
             out[:, heads] = np.log(sums) + (best + self.tops[place, None])
-        k, h = np.nonzero((sums < TINY) & ahead[:, heads])
+        k, h = np.nonzero((sums < nats.TINY) & ahead[:, heads])
         if len(h):
             state = heads[h]
             first, counts = e.back_first[state], e.back_first[state + 1] - e.back_first[state]
             pairs = ragged(first, first + counts)
             worth = here.ravel()[e.back_source[pairs] + np.repeat(k * here.shape[1], counts)]
             worth += self.gains.ravel()[e.back_label[pairs] + np.repeat(place[k] * self.gains.shape[1], counts)]
-            out[k, state] = _runs(worth, counts)
+            out[k, state] = runs(worth, counts)
         return out
 
     def _by_code(self, here: np.ndarray, ahead: np.ndarray, which: np.ndarray, step: int) -> np.ndarray:
@@ -303,29 +301,8 @@ def _by_label(automaton: Automaton, scores: np.ndarray, *, total: bool) -> np.nd
         sums = np.add.reduceat(np.exp(part - top).take(e.member_class, axis=1), begins, axis=1)
         with np.errstate(divide="ignore"):
             here[:] = np.log(sums) + top
-        row, label = np.nonzero(sums < TINY)
+        row, label = np.nonzero(sums < nats.TINY)
         if len(row):  # too small beside the others, or nothing at all
             some, counts = ragged(begins[label], e.member_first[label + 1]), np.diff(e.member_first)[label]
-            here[row, label] = _runs(part[np.repeat(row, counts), e.member_class[some]], counts)
+            here[row, label] = runs(part[np.repeat(row, counts), e.member_class[some]], counts)
     return out
-
-
-def _runs(nats: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(R,) the nats of the sums of runs of so many numbers (R,) each, given as nats one after the other; used up."""
-    begins = counts.cumsum() - counts
-    best = np.maximum.reduceat(nats, begins)
-    best[best == -np.inf] = 0.0
-    nats -= np.repeat(best, counts)
-    with np.errstate(divide="ignore"):
-        found: np.ndarray = np.log(np.add.reduceat(np.exp(nats, out=nats), begins))
-    return np.add(found, best, out=found)
-
-
-def _joined(worth: np.ndarray, *, total: bool) -> np.ndarray:
-    """(K,) nats (K, M) together: the greatest, or those of the sum of their numbers."""
-    best: np.ndarray = worth.max(1)
-    if not total or worth.shape[1] == 1:
-        return best
-    safe = np.where(best > -np.inf, best, 0.0)
-    with np.errstate(divide="ignore"):
-        return np.log(np.exp(worth - safe[:, None]).sum(1)) + safe

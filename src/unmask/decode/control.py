@@ -69,7 +69,8 @@ class Control:
         place: (R, T) which of the N a target is, or -1.
         asked: (R, T) bool, the targets that need an offer: where policies ask about a row, all that are open in its
             spans, so that answers are exact.
-        together: (N,) bool, those whose candidates come from one joint answer; the others are written already.
+        together: (N,) bool, those whose candidates come from one joint answer; the others are written already, or what
+            may stand there is all that there is to say.
         anew: (N,) bool, those of rows that keep nothing from step to step.
     """
 
@@ -104,12 +105,13 @@ class Control:
         r, i = (held & asked).nonzero(as_tuple=True)
         place = torch.full_like(plan.targets, -1)
         place[r, i] = torch.arange(len(r), device=r.device)
+        question = holes.ask(plan.rows[r].cpu(), plan.targets[r, i].cpu())
         return cls(
-            question=holes.ask(plan.rows[r].cpu(), plan.targets[r, i].cpu()),
+            question=question,
             at=(r, i),
             place=place,
             asked=asked,
-            together=((plan.state == State.OPEN) | again)[r, i],
+            together=((plan.state == State.OPEN) | again)[r, i] & ~torch.from_numpy(question.alone).to(r.device),
             anew=anew[r],
         )
 
@@ -160,8 +162,8 @@ class Control:
         numbers = self.together & torch.from_numpy(self.question.heard).to(warm.device)
         drawn, greedy, final = numbers & (warm > 0), numbers & (warm <= 0), numbers & self.anew
         if bool(drawn.any()):
-            (r, i), which = self.at, drawn.cpu().numpy()
-            told = self.question.sample(which, plan.seed[r], plan.turn[r, i])
+            r, i = self.at
+            told = self.question.sample(drawn.cpu().numpy(), plan.seed[r], plan.turn[r, i])
             self._put(offer, ("tokens", "log_prob"), drawn, told)
         for which, names in ((greedy, ("tokens", "log_prob")), (final, ("best", "top"))):
             if bool(which.any()):
