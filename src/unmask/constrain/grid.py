@@ -43,7 +43,7 @@ def through(road: "Road", start: np.ndarray, choose: "Choice") -> tuple[np.ndarr
                 best += np.log(np.exp(ways[step] - best[..., None]).sum(2))
             worth.append(best)
     last = np.array([worth[steps][k] for k, steps in enumerate(road.steps)])
-    alive: np.ndarray = (last > -np.inf).any(1)
+    alive = np.asarray((last > -np.inf).any(1))
     when, k, state = np.nonzero(ways.max(3) > -np.inf)
     taken = np.zeros(ways.shape[:3], np.int64)
     if len(when):
