@@ -1,9 +1,14 @@
-"""What a constraint costs beside a forward: compiling, looking (update and allow), joint fill, joint sampling.
+"""What a constraint costs beside a forward: compiling, looking (update and allow), joint answers, whole decoders.
 
 Two constraints, of about 50 and about 5,000 states, on canvases of 64, 256 and 1024 positions that an end of text may
 end early, with two vocabularies. A step is what a decoder asks between two forwards: note what changed (four tokens
 were written, in random order), then the tokens allowed at every open position. Joint fills and samples are of all
-positions. Shares are of one forward of the second model over as many positions, on the same processor.
+positions of an open canvas. Shares are of one forward of the second model over as many positions on one processor.
+
+Decoders write such a canvas with each of the two networks and its own vocabulary, read in ways that it need not have
+been trained for: that makes no difference to the time. Of the first turns the medians are told: of the network, of all
+that is asked of constraints, of the whole turn, and of the same turn without a constraint. Many a text is longer than
+these turns, so the table is of canvases that are open for the most part, where constraints cost most.
 
     python benchmarks/constraints.py --out benchmarks/results/constraints
     python benchmarks/constraints.py --suite /usr/share/json-schema-test-suite/tests/draft7
@@ -13,26 +18,40 @@ accepted, read as draft 2020-12, in which files the others are, and how many of 
 invalid by `jsonschema`.
 """
 
+import copy
 import json
 import resource
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from networks import read_as
 from report import parser, report
 
 from unmask.base.attend import Attend
+from unmask.base.canvas import Canvas
+from unmask.base.denoiser import Denoiser
 from unmask.base.errors import UnmaskError
 from unmask.base.step import State
+from unmask.constrain.automaton import Automaton
 from unmask.constrain.budget import Budget
 from unmask.constrain.compile import compile_here, compile_in_child
 from unmask.constrain.holes import Holes, Span
 from unmask.constrain.spec import Constraint, Regex, Schema
 from unmask.constrain.vocabulary import Vocabulary
+from unmask.decode import control
+from unmask.decode.decoder import build
+from unmask.decode.loop import denoise
+from unmask.decode.session import blank
 from unmask.lm.load import load
 from unmask.lm.model import LanguageModel
 
@@ -52,6 +71,14 @@ CONSTRAINTS = {
     "large": Constraint(body=Schema.of(PERSON)),
 }
 CANVASES = (64, 256, 1024)
+DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "block threshold": ("block x threshold", {"block": 32, "threshold": 0.9}),
+    "whole ancestral": ("mdlm", {"steps": 8}),
+    "ar": ("ar", {"temperature": 1.0}),
+    "remask": ("remdm", {"steps": 8, "eta": 0.2}),
+    "edit": ("block x threshold + edit", {"block": 32, "threshold": 0.9, "edit_threshold": 0.5}),
+}
+TURNS = 8
 TEXTS = 20
 """Random texts per schema of the suite."""
 
@@ -99,7 +126,7 @@ def compiled(words: Vocabulary) -> list[dict[str, Any]]:
                 "constraint": name,
                 "states": found.size,
                 "classes": found.num_classes,
-                "pairs": len(found.edges.source),
+                "pairs": len(found.edges.target),
                 "labels": len(found.edges.label_first),
                 "compile (ms)": here,
                 "in a child, on the clock (s)": child_s,
@@ -112,9 +139,9 @@ def compiled(words: Vocabulary) -> list[dict[str, Any]]:
 def costs(words: Vocabulary, lm: LanguageModel) -> list[dict[str, Any]]:
     rows = []
     for asked in CONSTRAINTS.values():
-        automaton = compile_here(asked, words, Budget(time_s=60))
+        made = compile_here(asked, words, Budget(time_s=60))
         for length in CANVASES:
-            holes = Holes(words.tokens)
+            holes, automaton = Holes(words.tokens), replace(made, _free={}, _far={})  # nothing is remembered
             span = Span(automaton=automaton, start=0, stop=length, ends=True)
             holes.enter(0, [span])
             tokens = torch.zeros(1, length, dtype=torch.int64)
@@ -122,7 +149,7 @@ def costs(words: Vocabulary, lm: LanguageModel) -> list[dict[str, Any]]:
             at = torch.arange(length)
             zero = torch.zeros_like(at)
             log_p = torch.randn(length, len(words), generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-            whole = timed(partial(holes.enter, 0, [span]))
+            whole = timed(partial(holes.enter, 0, [span]), 1)
             text = holes.sample(zero, at, log_p, zero, zero)
             fill = timed(partial(holes.fill, zero, at, log_p), 2)
             sample = timed(partial(holes.sample, zero, at, log_p, zero, zero), 2)
@@ -152,8 +179,87 @@ def costs(words: Vocabulary, lm: LanguageModel) -> list[dict[str, Any]]:
                     "forward (ms)": forward,
                     "step / forward (%)": 100 * step_ms / forward,
                     "fill / forward (%)": 100 * fill / forward,
+                    "sample / forward (%)": 100 * sample / forward,
                 }
             )
+    return rows
+
+
+def turns(model: Denoiser, name: str, length: int, held: Callable[[], Holes | None]) -> dict[str, list[float]]:
+    """Milliseconds of each of the first turns: of the network, of constraints, of all."""
+    spent: Counter[str] = Counter()
+
+    def clocked(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed_call(*args: Any, **named: Any) -> Any:
+            began = time.thread_time()
+            found = call(*args, **named)
+            spent[kind] += time.thread_time() - began
+            return found
+
+        return timed_call
+
+    network = copy.copy(model)
+    network.read, network.head = clocked("network", model.read), clocked("network", model.head)
+    preset, options = DECODERS[name]
+    decoder = build(preset, traits=model.traits, vocab=model.vocab, internal={"no_end_before": 1.0}, **options)
+    canvas = Canvas.of(
+        [([blank(model)] * (length + 1), [False] + [True] * length)],
+        mask=blank(model),
+        eos=model.vocab.eos,
+        stop=True,
+        seeds=[0],
+    )
+    canvas.ends = model.vocab.ends
+    found: dict[str, list[float]] = {"network": [], "constraints": [], "all": []}
+    with ExitStack() as stack:
+        for part in ("over", "bar", "hear", "choose"):
+            call = clocked("constraints", getattr(control.Control, part))
+            stack.enter_context(patch.object(control.Control, part, staticmethod(call) if part == "over" else call))
+        stack.enter_context(patch.object(control, "settle", clocked("constraints", control.settle)))
+        began = time.thread_time()
+        for _ in islice(denoise(network, canvas, decoder, None, held()), TURNS):
+            spent["all"] = time.thread_time() - began
+            for kind, times in found.items():
+                times.append(1e3 * spent[kind])
+            spent.clear()
+            began = time.thread_time()
+    return found
+
+
+def decoding(words: Vocabulary, lm: LanguageModel) -> list[dict[str, Any]]:
+    rows = []
+    vocab = lm.model.vocab
+    no_text = next(i for i, word in enumerate(words.tokens) if not word and i not in vocab.ends)
+    model = read_as(lm.model, sees="all", speaks="here", reads=(1, 32))
+    model.vocab = replace(vocab, mask=no_text if vocab.mask is None else vocab.mask)
+    for length in CANVASES:
+        for decoder in DECODERS:
+            free = turns(model, decoder, length, lambda: None)
+            for asked in CONSTRAINTS.values():
+                automaton = compile_here(asked, words, Budget(time_s=60))
+
+                def held(automaton: Automaton = automaton, length: int = length) -> Holes:
+                    holes = Holes(words.tokens)
+                    holes.enter(0, [Span(automaton=automaton, start=1, stop=1 + length, ends=True)])
+                    return holes
+
+                found = turns(model, decoder, length, held)
+                share = [100 * c / n for c, n in zip(found["constraints"], found["network"], strict=True)]
+                rows.append(
+                    {
+                        "network": f"{sum(p.numel() for p in lm.model.parameters()) / 1e6:.0f} M",
+                        "vocabulary": len(words),
+                        "states": automaton.size,
+                        "canvas": length,
+                        "decoder": decoder,
+                        "network (ms)": statistics.median(found["network"]),
+                        "constraints (ms)": statistics.median(found["constraints"]),
+                        "share, median (%)": statistics.median(share),
+                        "share, most (%)": max(share),
+                        "turn (ms)": statistics.median(found["all"]),
+                        "turn without (ms)": statistics.median(free["all"]),
+                    }
+                )
     return rows
 
 
@@ -205,6 +311,7 @@ def main() -> None:
     models = [load(name) for name in args.models]
     tables = {"Compiling": [row for lm in models for row in compiled(vocabulary(lm))]}
     tables["Between two forwards"] = [row for lm in models for row in costs(vocabulary(lm), models[1])]
+    tables["Turns of decoders"] = [row for lm in models for row in decoding(vocabulary(lm), lm)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     tables["Memory"] = [{"what": "peak of the process, both models and all vocabularies (MB)", "MB": peak}]
     report(args.out, "What constraints cost", tables)

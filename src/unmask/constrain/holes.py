@@ -3,14 +3,13 @@
 A span is a run of positions that an automaton reads. For every border between positions two sets of states are kept:
 those that the tokens on the left can lead to, and those from which the tokens on the right can be completed. A token
 may stand at a position if it leads from the left set into the right one, and that is exact: it says nothing less and
-nothing more than that the row can still be completed. When tokens change, sets are computed anew from there on, up to
-where they come out as they were.
+nothing more than that the row can still be completed (`reading`).
 
 It does not know models, policies or text; whoever decodes asks.
 """
 
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,10 +18,12 @@ from torch import Tensor
 from unmask.base.errors import BadInput
 from unmask.base.step import State
 from unmask.constrain import joint
-from unmask.constrain.automaton import END, NEVER, Automaton, Ends
+from unmask.constrain.automaton import END, NEVER, Automaton
+from unmask.constrain.nats import alone
+from unmask.constrain.reading import OPEN, Reading
 
-OPEN = -1
-"""Code of a position whose token is not known; others have the class of their token."""
+_HEARD = 1 << 18
+"""Log-probabilities that are sorted by class at once, so that they stay near the processor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,125 +44,6 @@ class Span:
     least: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Reading:
-    """What is known about a span: codes (W,), and state sets at its W + 1 borders, as bits."""
-
-    span: Span
-    rule: Ends
-    codes: np.ndarray
-    left: list[np.ndarray] = field(default_factory=list)
-    right: list[np.ndarray] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, span: Span) -> "Reading":
-        """A span of which nothing is known yet: all open."""
-        width, automaton = span.stop - span.start, span.automaton
-        rule = Ends(span.ends, span.least)
-        read = cls(span, rule, np.full(width, OPEN, np.int64))
-        read.left = [np.packbits(automaton.start)] * (width + 1)
-        for offset in range(width):
-            read.left[offset + 1] = np.packbits(read._forth(offset))
-        read.right = [np.packbits(automaton.goal(rule))] * (width + 1)
-        for offset in range(width, -1, -1):
-            if offset >= min(span.least, width) or not span.ends:
-                read.right[offset] = np.packbits(automaton.completable(width - offset, rule))
-            else:
-                read.right[offset] = np.packbits(read._back(offset))
-        return read
-
-    def sets(self, borders: Sequence[np.ndarray], at: np.ndarray | slice) -> np.ndarray:
-        """(N, S + 1) bool: some of the sets."""
-        bits = np.stack(borders[at] if isinstance(at, slice) else [borders[i] for i in at])
-        return np.unpackbits(bits, axis=-1, count=self.span.automaton.size).astype(bool)
-
-    def update(self, codes: np.ndarray) -> None:
-        """Take note of what stands in the span now."""
-        changed = np.flatnonzero(codes != self.codes)
-        if not len(changed):
-            return
-        self.codes = codes.copy()
-        for order, borders, step, shift in (
-            (changed, self.left, self._forth, 1),
-            (changed[::-1], self.right, self._back, 0),
-        ):
-            todo = [int(offset) for offset in order]
-            direction, at = (1, todo[0]) if shift else (-1, todo[0])
-            ahead = iter(todo[1:])
-            coming = next(ahead, None)
-            while 0 <= at < len(codes):
-                if at == coming:
-                    coming = next(ahead, None)
-                fresh = np.packbits(step(at))
-                same = np.array_equal(fresh, borders[at + shift])
-                borders[at + shift] = fresh
-                if same and coming is None:
-                    break
-                at = coming if same and coming is not None else at + direction
-
-    def _forth(self, offset: int) -> np.ndarray:
-        states = np.unpackbits(self.left[offset], count=self.span.automaton.size).astype(bool)
-        return self.span.automaton.forth(states, int(self.codes[offset]), may_end=self.rule.at(offset))
-
-    def _back(self, offset: int) -> np.ndarray:
-        states = np.unpackbits(self.right[offset + 1], count=self.span.automaton.size).astype(bool)
-        return self.span.automaton.back(states, int(self.codes[offset]), may_end=self.rule.at(offset))
-
-    @property
-    def feasible(self) -> bool:
-        """Whether all open positions can be filled."""
-        return bool((self.left[0] & self.right[0]).any())
-
-    def allowed(self, offsets: np.ndarray) -> np.ndarray:
-        """(N, C) bool: the classes that may stand at each of these offsets, given all other positions."""
-        automaton, e = self.span.automaton, self.span.automaton.edges
-        left, right = self.sets(self.left, offsets), self.sets(self.right, offsets + 1)
-        out = np.zeros((automaton.num_classes, len(offsets)), bool)
-        may_end = np.array([self.rule.at(int(offset)) for offset in offsets])
-        out[END] = right[:, -1] & ((left[:, :-1] & automaton.accept[:-1]).any(1) & may_end | left[:, -1])
-        before, behind = _words(left), _words(right)
-        ways = before[e.source] & behind[e.target]
-        if len(ways):
-            held = np.bitwise_or.reduceat(ways[e.by_label], e.label_first, axis=0)
-            in_order = e.by_class
-            classes = e.member_class[in_order]
-            begins = np.flatnonzero(np.append(True, classes[1:] != classes[:-1]))
-            bits = np.bitwise_or.reduceat(held[e.member_label[in_order]], begins, axis=0)
-            out[classes[begins]] = np.unpackbits(bits.view(np.uint8), axis=1, count=len(offsets)).astype(bool)
-        return out.T
-
-    def why(self, spell: Sequence[bytes], tokens: np.ndarray) -> str:
-        """Why no text fits; spans that fit have no reason."""
-        span, width = self.span, len(self.codes)
-        blank = Reading.of(span)
-        shortest = span.automaton.shortest
-        if not blank.feasible:
-            if shortest < 0:
-                return "no text of any length fits the constraint"
-            if shortest > width:
-                return f"the shortest text that fits has {shortest} tokens, and there is room for {width}"
-            return f"no text of {'at least ' + str(span.least) if span.ends else 'exactly'} {width} tokens fits"
-        codes = blank.codes
-        for offset in np.flatnonzero(self.codes != OPEN):
-            codes = codes.copy()
-            codes[offset] = self.codes[offset]
-            blank.update(codes)
-            if not blank.feasible:
-                token = int(tokens[offset])
-                text = f" ({spell[token]!r})" if spell[token] else ""
-                return (
-                    f"the token {token}{text} at position {span.start + int(offset)} contradicts the "
-                    f"constraint, given what stands before it and {width - int(offset) - 1} positions behind it"
-                )
-        raise AssertionError("a span without a reason fits")
-
-
-def _words(sets: np.ndarray) -> np.ndarray:
-    """(S + 1, ceil(N / 64)) uint64: per state, a bit for each of N sets (N, S + 1)."""
-    bits = np.packbits(sets.T, axis=1)
-    return np.ascontiguousarray(np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8)))).view(np.uint64)
-
-
 class Holes:
     """The constraints of all rows of a canvas, free rows among them.
 
@@ -175,6 +57,7 @@ class Holes:
     def __init__(self, spell: Sequence[bytes] = ()) -> None:
         self.spell = spell
         self._rows: dict[int, list[Reading]] = {}
+        self._lists = joint.Lists()
 
     def enter(self, row: int, spans: Sequence[Span]) -> None:
         """Let these spans hold for a row, and none that it had before; without spans the row is free.
@@ -202,8 +85,8 @@ class Holes:
     def covers(self, rows: Tensor, positions: Tensor) -> Tensor:
         """(N,) bool: whether some span holds for a position."""
         out = torch.zeros_like(positions, dtype=torch.bool)
-        for _, at in self._touched(rows, positions):
-            out[at] = True
+        for part in self._parts(rows, positions):
+            out[torch.from_numpy(part.at)] = True
         return out
 
     def update(self, tokens: Tensor, state: Tensor, rows: Iterable[int] | None = None) -> None:
@@ -238,12 +121,14 @@ class Holes:
         The position itself counts as open, so a written one is told what could stand there instead.
         """
         out = torch.ones(len(rows), len(self.spell), dtype=torch.bool)
-        for read, at in self._touched(rows, positions):
-            offsets = positions[at].cpu().numpy() - read.span.start
-            kinds, which = np.unique(read.allowed(offsets), axis=0, return_inverse=True)
-            masks = torch.from_numpy(kinds)[:, torch.from_numpy(read.span.automaton.class_of)]
-            out[at] = masks[torch.from_numpy(which.reshape(-1))]
+        question = self.ask(rows, positions)
+        if len(some := question.cells):
+            out[torch.from_numpy(some)] = question.allowed(some)
         return out.to(rows.device)
+
+    def ask(self, rows: Tensor, positions: Tensor) -> joint.Question:
+        """A question about cells that are open or will be asked about alone; those of a row in rising order."""
+        return joint.Question(self._parts(rows, positions), len(rows), self._lists, narrow=True)
 
     def fill(self, rows: Tensor, positions: Tensor, log_probs: Tensor) -> Tensor:
         """(N,) the tokens at these positions that are together the most probable of all that can be completed.
@@ -269,18 +154,21 @@ class Holes:
         self, rows: Tensor, positions: Tensor, log_probs: Tensor, keys: tuple[Tensor, Tensor] | None
     ) -> Tensor:
         found = torch.zeros_like(positions)
-        free = torch.ones_like(rows, dtype=torch.bool)
-        for read, at in self._touched(rows, positions):
-            offsets, free[at] = positions[at].cpu().numpy() - read.span.start, False
-            assert bool((np.diff(offsets) > 0).all()), "positions of a row rise"
-            if keys is None:
-                tokens = joint.best(read, offsets, log_probs[at])
-            else:
-                tokens = joint.draw(read, offsets, log_probs[at], keys[0][at[0]], keys[1][at[0]])
-            found[at] = torch.from_numpy(tokens).to(found.device)
+        question = joint.Question(self._parts(rows, positions), len(rows), self._lists, narrow=False)
+        held = torch.zeros(len(rows), dtype=torch.bool)
+        held[torch.from_numpy(question.cells)] = True
+        for cells in held.nonzero()[:, 0].split(max(1, _HEARD // log_probs.shape[1])):
+            draws, said = np.full(len(cells), keys is not None), log_probs[cells.to(log_probs.device)]
+            question.hear(cells.numpy(), said, draws.astype(np.float64), best=~draws)
+        if keys is None:
+            told = question.fill(held.numpy())
+        else:
+            told = question.sample(held.numpy(), *keys)
+        found[held.to(found.device)] = torch.from_numpy(told).to(found.device)
+        free = (~held).to(found.device)
         if bool(free.any()):
             some = None if keys is None else (keys[0][free], keys[1][free])
-            found[free] = joint.alone(log_probs[free], positions[free], some)
+            found[free] = alone(log_probs[free], positions[free], some)
         return found
 
     def repair(self, tokens: Tensor, state: Tensor, doubt: Tensor | None = None) -> Tensor:
@@ -312,17 +200,19 @@ class Holes:
                 out[row, torch.from_numpy(done[~keep] + read.span.start)] = True
         return out.to(state.device)
 
-    def _touched(self, rows: Tensor, positions: Tensor) -> list[tuple[Reading, Tensor]]:
-        """Every span that some of (N,) positions lie in, and which."""
-        order = rows.argsort(stable=True)
-        which, counts = rows[order].unique_consecutive(return_counts=True)
+    def _parts(self, rows: Tensor, positions: Tensor) -> list[joint.Part]:
+        """Every span that some of (N,) cells lie in, and which."""
+        owner, at = rows.cpu().numpy(), positions.cpu().numpy()
+        order = owner.argsort(kind="stable")
+        begins = np.flatnonzero(np.diff(owner[order], prepend=-1))
         found = []
-        for row, own in zip(which.tolist(), order.split(counts.tolist()), strict=True):
-            for read in self._rows.get(row, ()):
-                at = positions[own]
-                inside = own[(at >= read.span.start) & (at < read.span.stop)]
+        for own in np.split(order, begins[1:]):
+            for read in self._rows.get(int(owner[own[0]]), ()) if len(own) else ():
+                there = at[own]
+                inside = own[(there >= read.span.start) & (there < read.span.stop)]
                 if len(inside):
-                    found.append((read, inside))
+                    offsets = at[inside] - read.span.start
+                    found.append(joint.Part(read, inside, offsets))
         return found
 
 

@@ -1,277 +1,379 @@
 """Tokens for many positions at once: the best that go together, a fair draw of them, the most that can be kept.
 
 Positions that are possible one by one may be impossible together. All three questions are one pass from left to right
-over the states that can still be completed, with what each state is worth so far, and one back along the way taken.
+over the states that can still be completed, with what each state is worth so far, and one back along the way taken
+(`walk`). What a network says of tokens is heard a part at a time and becomes what it says of classes at once.
 
-It does not know rows or canvases; `holes` asks about one span at a time.
+It does not know rows or canvases; `holes` asks about spans.
 
-Source: Suresh et al. 2025, DINGO, arXiv:2505.23061 (the best string over position x state); Viterbi 1967; Rabiner 1989
-(forward filter, backward sample, eq. 18 to 25).
+Source: Suresh et al. 2025, DINGO, arXiv:2505.23061 (the best string over position x state).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.base import seeds
-from unmask.constrain.automaton import END, Automaton, Edges
-from unmask.constrain.machine import DEAD, ragged
+from unmask.constrain.automaton import END, NEVER, Automaton
+from unmask.constrain.machine import ragged
+from unmask.constrain.nats import coins, compact, drawn, log_sums, rows_of
+from unmask.constrain.reading import Reading
+from unmask.constrain.walk import Choice, Problem, walk
 
-if TYPE_CHECKING:
-    from unmask.constrain.holes import Reading
+T = TypeVar("T")
 
 FLOOR = -1e9
 """Nats of what has no probability: taken only where nothing else can be completed, and as seldom as possible."""
 
-Choice = Callable[[int, np.ndarray, np.ndarray], int]
-"""Which of several (offset, their states, their worths) a way takes."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Cells of a question that lie in one span: which of them (N,), rising, and their offsets into it."""
+
+    read: Reading
+    at: np.ndarray
+    offsets: np.ndarray
 
 
-_ROWS = 16
-"""Positions whose log-probabilities are sorted by class at once, so that they stay near the processor."""
+class Lists:
+    """What follows from a set of classes about all tokens; the last few that were asked for are remembered.
+
+    Args:
+        most: how many; each is of some 8 bytes a token.
+    """
+
+    def __init__(self, most: int = 48) -> None:
+        self.most = most
+        self._known: dict[tuple[Automaton, str, bytes], Any] = {}
+
+    def cap(self, automaton: Automaton, classes: np.ndarray) -> Tensor:
+        """(V,) float64: the most that logits may be; infinity, or minus infinity where a token is of no such class."""
+
+        def make() -> Tensor:
+            return torch.from_numpy(np.where(classes, np.inf, -np.inf)[automaton.class_of])
+
+        return self._get((automaton, "cap", classes.tobytes()), make)
+
+    def sorted(self, automaton: Automaton, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The tokens of classes (C,) bool, sorted by class; where classes begin (C + 1,); those that have any."""
+
+        def make() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            order, begins = automaton.by_class
+            counts = np.where(classes, np.diff(begins), 0)
+            some = np.flatnonzero(counts)
+            return order[ragged(begins[some], begins[some + 1])], np.append(0, counts.cumsum()), some
+
+        return self._get((automaton, "sorted", classes.tobytes()), make)
+
+    def _get(self, key: tuple[Automaton, str, bytes], make: Callable[[], T]) -> T:
+        found = self._known.pop(key, None)
+        found = make() if found is None else found
+        self._known[key] = found  # the last one now
+        if len(self._known) > self.most:
+            del self._known[next(iter(self._known))]
+        return cast(T, found)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Problem:
-    """Positions of a span that are asked about.
+class _Piece:
+    """What was heard of some cells (N,): nats (N, M) of M tokens, sorted by class.
 
     Args:
-        read: the span, and what stands in it.
-        offsets: (N,) rising offsets into the span, taken as open.
-        scores: (N, C) nats of each class.
+        tokens: (M,) which they are.
+        begins: (C + 1,) where each class begins among them.
+        top: (N,) the greatest of each cell.
+        whole: (N, M) log-probabilities with what was left out of `nats` in it; None where nothing was.
     """
 
-    read: "Reading"
-    offsets: np.ndarray
-    scores: np.ndarray
+    nats: np.ndarray
+    tokens: np.ndarray
+    begins: np.ndarray
+    top: np.ndarray
+    whole: np.ndarray | None
 
 
-def alone(log_probs: Tensor, positions: Tensor, keys: tuple[Tensor, Tensor] | None) -> Tensor:
-    """(N,) tokens where nothing constrains: the most probable ones, or drawn by the Gumbel-max rule."""
-    if keys is None:
-        return log_probs.argmax(-1)
-    key = seeds.key(keys[0], "token", keys[1], positions)
-    tokens = torch.arange(log_probs.shape[1], device=log_probs.device)
-    noise = seeds.uniform(seeds.key(key[:, None], "gumbel", tokens))
-    return (log_probs - torch.log(-torch.log(noise))).argmax(-1)
+@dataclass(eq=False)
+class _Group:
+    """Cells whose spans have one automaton.
+
+    Args:
+        at: (n,) the cells; `kind` (n,) which of the rows of `kinds` (K, C) says what classes may stand there.
+    """
+
+    automaton: Automaton
+    parts: list[Part]
+    at: np.ndarray
+    kind: np.ndarray
+    kinds: np.ndarray
+    scratch: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def room(self, num_rows: int, num_tokens: int) -> np.ndarray:
+        """(N, M) numbers to work on, in the same place each time: fresh memory costs more than what is done with it."""
+        if num_rows * num_tokens > len(self.scratch):
+            self.scratch = np.empty(num_rows * num_tokens)
+        return self.scratch[: num_rows * num_tokens].reshape(num_rows, num_tokens)
+
+    @cached_property
+    def best(self) -> np.ndarray:
+        """(n, C) nats of the most probable token of each class; -inf where nothing was heard."""
+        return np.full((len(self.at), self.automaton.num_classes), -np.inf)
+
+    @cached_property
+    def total(self) -> np.ndarray:
+        """(n, C) nats of all tokens of each class together, at the temperature of the cell."""
+        return np.full((len(self.at), self.automaton.num_classes), -np.inf)
+
+    @cached_property
+    def allowed(self) -> Tensor:
+        """(K, V) bool: the tokens of each kind."""
+        return torch.from_numpy(self.kinds[:, self.automaton.class_of])
 
 
-def best(read: "Reading", offsets: np.ndarray, log_probs: Tensor) -> np.ndarray:
-    """(N,) the most probable tokens, of log-probabilities (N, V), that go together."""
-    problem = Problem(read, offsets, _by_class(read.span.automaton, log_probs, total=False))
-    labels = _walk(problem, total=False, choose=lambda _, states, worth: int(worth.argmax()))
-    held = _held(read.span.automaton, _found(labels))
-    chosen = np.where(held, problem.scores, -np.inf).argmax(1)
-    return _tokens(read.span.automaton, chosen, log_probs, None)
+class Question:
+    """Cells (N,) of several spans that are asked about together; cells that no part holds are nobody's business.
+
+    Args:
+        parts: the spans and their cells.
+        num_cells: N.
+        lists: of tokens, that other questions may have asked for.
+        narrow: whether only classes that may stand at a cell, all others as they are, need to be heard of; not where
+            written cells are asked about.
+
+    Attributes:
+        heard: (N,) bool, the cells of which numbers were heard.
+    """
+
+    def __init__(self, parts: Sequence[Part], num_cells: int, lists: Lists, *, narrow: bool) -> None:
+        self._lists = lists
+        self.heard = np.zeros(num_cells, bool)
+        self._warm = np.zeros(num_cells)
+        self._group, self._place = np.full(num_cells, -1), np.zeros(num_cells, np.int64)
+        self._piece, self._row = np.zeros(num_cells, np.int64), np.zeros(num_cells, np.int64)
+        self._pieces: list[_Piece] = []
+        self._groups = []
+        by_automaton: dict[int, list[Part]] = {}
+        for part in parts:
+            by_automaton.setdefault(id(part.read.span.automaton), []).append(part)
+        for number, own in enumerate(by_automaton.values()):
+            at, automaton = np.concatenate([part.at for part in own]), own[0].read.span.automaton
+            if narrow:
+                bits = np.concatenate([np.packbits(part.read.allowed(part.offsets), axis=1) for part in own])
+                rows = np.ascontiguousarray(bits).view(f"V{bits.shape[1]}")[:, 0]
+                _, one, kind = np.unique(rows, return_index=True, return_inverse=True)
+                kinds = np.unpackbits(bits[one], axis=1, count=automaton.num_classes).view(bool)
+            else:
+                kind, kinds = np.zeros(len(at), np.int64), np.arange(automaton.num_classes)[None] != NEVER
+            self._group[at], self._place[at] = number, np.arange(len(at))
+            self._groups.append(_Group(automaton, own, at, kind.reshape(-1), kinds))
+
+    @property
+    def cells(self) -> np.ndarray:
+        """(M,) those of the N cells that some part holds."""
+        return np.flatnonzero(self._group >= 0)
+
+    @property
+    def alone(self) -> np.ndarray:
+        """(N,) bool: the cells that nothing goes together with: what may stand there is all that there is to say.
+
+        Nothing else of the span is asked about, and the text before it leads to one state, whatever it may become.
+        """
+        found = np.zeros(len(self._group), bool)
+        for group in self._groups:
+            for part in group.parts:
+                if len(part.at) == 1 and part.read.before(part.offsets).sum() == 1:
+                    found[part.at] = True
+        return found
+
+    def allowed(self, cells: np.ndarray) -> Tensor:
+        """(M, V) bool: the tokens with which the span can be completed, all other positions as they are."""
+        numbers = np.unique(self._group[cells])
+        if len(numbers) == 1:
+            group = self._groups[numbers[0]]
+            return group.allowed[torch.from_numpy(group.kind[self._place[cells]])]
+        out = torch.empty(len(cells), len(self._groups[0].automaton.class_of), dtype=torch.bool)
+        for number in numbers:
+            some = np.flatnonzero(self._group[cells] == number)
+            out[torch.from_numpy(some)] = self.allowed(cells[some])
+        return out
+
+    def bar(self, cells: np.ndarray, logits: Tensor) -> None:
+        """Take out of logits (M, V), in place, the tokens with which the span of a cell can't be completed."""
+        groups = [self._groups[number] for number in self._group[cells]]
+        kinds = [group.kind[place] for group, place in zip(groups, self._place[cells], strict=True)]
+        begins = [n for n in range(len(cells)) if not n or groups[n] is not groups[n - 1] or kinds[n] != kinds[n - 1]]
+        for first, last in zip(begins, [*begins[1:], len(cells)], strict=True):  # runs of one kind
+            part = logits[first:last]
+            cap = self._lists.cap(groups[first].automaton, groups[first].kinds[kinds[first]])
+            torch.minimum(part, cap.to(part.device), out=part)
+
+    def hear(
+        self, cells: np.ndarray, nats: Tensor, warm: np.ndarray, *, best: np.ndarray, left: Tensor | None = None
+    ) -> None:
+        """Take note of what is said of some cells (M,).
+
+        Args:
+            nats: (M, V) logits or log-probabilities, -inf where a token may not stand.
+            warm: (M,) the temperature at which each may be drawn; 0 where it will not be.
+            best: (M,) bool, whether the best tokens may be asked for.
+            left: (M, V) the same with -inf for tokens that are taken only where nothing else goes together.
+        """
+        for number in np.unique(self._group[cells]):
+            some = np.flatnonzero(self._group[cells] == number)
+            every = len(some) == len(cells)
+            told, rest = (x if every or x is None else x[torch.from_numpy(some).to(x.device)] for x in (nats, left))
+            assert told is not None
+            self._hear(self._groups[number], cells[some], told, warm[some], best=best[some], left=rest)
+
+    def _hear(
+        self, group: _Group, cells: np.ndarray, nats: Tensor, warm: np.ndarray, *, best: np.ndarray, left: Tensor | None
+    ) -> None:
+        place = self._place[cells]
+        classes = group.kinds[group.kind[place]]
+        tokens, begins, some = self._lists.sorted(group.automaton, classes.any(0))
+        said, whole = nats.cpu().double(), None
+        part = group.room(len(cells), len(tokens))
+        (said if left is None else left.cpu().double()).numpy().take(tokens, axis=1, out=part, mode="clip")
+        if left is not None:
+            whole = (said - said.logsumexp(1, keepdim=True)).numpy().take(tokens, axis=1)
+        top = part.max(1, initial=-np.inf)
+        self._piece[cells], self._row[cells] = len(self._pieces), np.arange(len(cells))
+        self._pieces.append(_Piece(compact(part, top), tokens, begins, top, whole))
+        self._warm[cells], self.heard[cells] = warm, ~np.isnan(top)
+        if len(some) and bool(best.any()):
+            group.best[place[best, None], some] = np.maximum.reduceat(rows_of(part, best), begins[some], axis=1)
+        if len(some) and bool((draws := warm > 0).any()):
+            highest, cool = np.where(top > -np.inf, top, 0.0)[draws, None], warm[draws, None].clip(min=1e-6)
+            own = rows_of(part, draws)
+            np.subtract(own, highest, out=own)
+            found = log_sums(own, cool, begins[some], classes[draws][:, some])
+            group.total[place[draws, None], some] = found + highest / cool
+
+    def fill(self, which: np.ndarray) -> np.ndarray:
+        """(M,) the tokens that are together the most probable ones, of those cells that are true in `which` (N,)."""
+        found = np.zeros(len(which), np.int64)
+        for group in self._groups:
+            parts = _asked(group, which)
+            for part, worth in zip(parts, self._chosen(group, parts, _highest, total=False), strict=True):
+                found[part.at] = self._tokens(part.at, worth.argmax(1), None)
+        return found[which]
+
+    def sample(self, which: np.ndarray, seed: Tensor, turn: Tensor) -> np.ndarray:
+        """(M,) tokens drawn from all that go together, of those cells that are true in `which` (N,).
+
+        Args:
+            seed, turn: (N,) these and the position key the noise; those of a row are equal.
+        """
+        found, (seed, turn) = np.zeros(len(which), np.int64), (seed.cpu(), turn.cpu())
+        for group in self._groups:
+            parts = _asked(group, which)
+            if not parts:
+                continue
+            first = torch.tensor([part.at[0] for part in parts])
+            start = torch.tensor([part.read.span.start + int(part.offsets[0]) for part in parts])
+            longest = max(int(part.offsets[-1] - part.offsets[0]) for part in parts) + 2
+            places, begins = start[:, None] + torch.arange(longest), np.array([int(part.offsets[0]) for part in parts])
+            ways = coins(seed[first, None], "joint state", turn[first, None], places)
+
+            def choose(
+                k: np.ndarray, at: np.ndarray, worth: np.ndarray, ways: np.ndarray = ways, begins: np.ndarray = begins
+            ) -> np.ndarray:
+                return drawn(worth, ways[k, at - begins[k]])
+
+            for part, worth in zip(parts, self._chosen(group, parts, choose, total=True), strict=True):
+                at, position = torch.from_numpy(part.at), torch.from_numpy(part.read.span.start + part.offsets)
+                kinds, tokens = (coins(seed[at], name, turn[at], position) for name in ("joint class", "joint token"))
+                found[part.at] = self._tokens(part.at, drawn(worth, kinds), tokens)
+        return found[which]
+
+    def nats(self, cells: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(M,) what was said of a token at each of some cells, relative to the best one there, and whether it was left.
+
+        Where it was not, these are its log-probabilities before anything was left out.
+        """
+        found, left = np.empty(len(cells)), np.ones(len(cells), bool)
+        for n, (cell, token) in enumerate(zip(cells, tokens, strict=True)):
+            piece, row = self._pieces[self._piece[cell]], self._row[cell]
+            kind = self._groups[self._group[cell]].automaton.class_of[token]
+            begin, end = piece.begins[kind], piece.begins[kind + 1]
+            at = begin + np.searchsorted(piece.tokens[begin:end], token)
+            found[n], left[n] = float(piece.nats[row, at]) - piece.top[row], piece.nats[row, at] > -np.inf
+            if not left[n] and piece.whole is not None:
+                found[n] = piece.whole[row, at]
+        return found, left
+
+    def _chosen(self, group: _Group, parts: Sequence[Part], choose: Choice, *, total: bool) -> list[np.ndarray]:
+        """Of each part: the nats (M, C) of classes that its cells may take on the way chosen; -inf of the others."""
+        table = group.total if total else group.best
+        tables = [table[self._place[part.at]] for part in parts]
+
+        def walked(which: Sequence[int]) -> list[np.ndarray | None]:
+            problems, number = [Problem(parts[i].read, parts[i].offsets, tables[i]) for i in which], np.array(which)
+            return walk(problems, lambda k, at, worth: choose(number[k], at, worth), total=total)
+
+        found = walked(range(len(parts))) if parts else []
+        if none := [i for i, labels in enumerate(found) if labels is None]:  # only with tokens of no probability, then
+            for i in none:
+                may = group.kinds[group.kind[self._place[parts[i].at]]] & (np.diff(group.automaton.by_class[1]) > 0)
+                tables[i] = np.where(may, np.maximum(tables[i], FLOOR), -np.inf)
+            for i, labels in zip(none, walked(none), strict=True):
+                found[i] = labels
+        assert all(labels is not None for labels in found), "a span was asked for tokens that can't be completed"
+        held = [_held(group.automaton, labels) for labels in found if labels is not None]
+        return [np.where(some, nats, -np.inf) for some, nats in zip(held, tables, strict=True)]
+
+    def _tokens(self, cells: np.ndarray, chosen: np.ndarray, chances: np.ndarray | None) -> np.ndarray:
+        """(M,) a token of each chosen class: the most probable one, or by a coin (M,) from 0 to 1."""
+        out = np.empty(len(cells), np.int64)
+        for n, (cell, kind) in enumerate(zip(cells, chosen, strict=True)):
+            piece, row = self._pieces[self._piece[cell]], self._row[cell]
+            begin, end = piece.begins[kind], piece.begins[kind + 1]
+            at = 0
+            if end - begin > 1:
+                own = piece.nats[row, begin:end].astype(np.float64)
+                at = int(own.argmax())
+                if chances is not None and own[at] > -np.inf:
+                    mass = np.exp((own - own[at]) / max(self._warm[cell], 1e-6)).cumsum()
+                    at = min(int(np.searchsorted(mass, chances[n] * mass[-1], side="right")), len(own) - 1)
+            out[n] = piece.tokens[begin + at]
+        return out
 
 
-def draw(read: "Reading", offsets: np.ndarray, log_probs: Tensor, seed: Tensor, turn: Tensor) -> np.ndarray:
-    """(N,) tokens drawn from all that go together; seed and turn (one number each) and the position key the noise."""
-    seed, turn, start, width = seed.cpu(), turn.cpu(), read.span.start, len(read.codes)
-
-    def coins(purpose: str, at: np.ndarray) -> np.ndarray:
-        """A number from 0 to 1 for each offset."""
-        return seeds.uniform(seeds.key(seed, purpose, turn, torch.from_numpy(start + at))).numpy()
-
-    ways = coins("joint state", np.arange(width + 1))
-    problem = Problem(read, offsets, _by_class(read.span.automaton, log_probs, total=True))
-    labels = _walk(problem, total=True, choose=lambda offset, _, worth: int(_drawn(worth[None], ways[[offset]])[0]))
-    held = _held(read.span.automaton, _found(labels))
-    chosen = _drawn(np.where(held, problem.scores, -np.inf), coins("joint class", offsets))
-    return _tokens(read.span.automaton, chosen, log_probs, coins("joint token", offsets))
-
-
-def _drawn(worth: np.ndarray, coins: np.ndarray) -> np.ndarray:
-    """(N,) which of nats (N, M) each coin (N,) falls on; never one of -inf."""
-    mass = np.exp(worth - worth.max(1, keepdims=True)).cumsum(1)
-    at = (mass <= coins[:, None] * mass[:, -1:]).sum(1)
-    last = worth.shape[1] - 1 - (worth[:, ::-1] > -np.inf).argmax(1)
-    return np.minimum(at, last)
-
-
-def _by_class(automaton: Automaton, log_probs: Tensor, *, total: bool) -> np.ndarray:
-    """(N, C) nats of each class: all its tokens together, or the most probable one; at least FLOOR where it has any."""
-    order, begins = automaton.by_class
-    classes = np.flatnonzero(np.diff(begins))
-    out = np.full((len(log_probs), automaton.num_classes), -np.inf)
-    columns = torch.from_numpy(order)
-    for first in range(0, len(log_probs), _ROWS):
-        part = log_probs[first : first + _ROWS].cpu().index_select(1, columns).double().numpy()
-        top = part.max(1, keepdims=True)
-        if total:
-            with np.errstate(divide="ignore"):
-                found = np.log(np.add.reduceat(np.exp(part - top), begins[classes], axis=1)) + top
-        else:
-            found = np.maximum.reduceat(part, begins[classes], axis=1)
-        out[first : first + _ROWS, classes] = np.maximum(found, FLOOR)
-    return out
-
-
-def _tokens(automaton: Automaton, chosen: np.ndarray, log_probs: Tensor, coins: np.ndarray | None) -> np.ndarray:
-    """(N,) a token of each chosen class: the most probable one, or by a coin (N,) from 0 to 1."""
-    order, begins = automaton.by_class
-    out = np.empty(len(chosen), np.int64)
-    for row, kind in enumerate(chosen):
-        tokens = order[begins[kind] : begins[kind + 1]]
-        nats = log_probs[row].cpu()[torch.from_numpy(tokens)].double().numpy()
-        at = int(nats.argmax())
-        if coins is not None and nats[at] > -np.inf:
-            mass = np.exp(nats - nats[at]).cumsum()
-            at = int(np.searchsorted(mass, coins[row] * mass[-1], side="right"))
-        out[row] = tokens[min(at, len(tokens) - 1)]
-    return out
-
-
-def _found(labels: list[int] | None) -> list[int]:
-    assert labels is not None, "a span was asked for tokens that can't be completed"
-    return labels
-
-
-def kept(read: "Reading", done: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
+def kept(read: Reading, done: np.ndarray, weight: np.ndarray) -> np.ndarray | None:
     """Which of the written offsets (D,) may stay so that as little weight (D,) as possible is opened; None: no way."""
+    if not len(done):
+        return None
     scores = np.repeat(-np.asarray(weight, np.float64)[:, None], read.span.automaton.num_classes, axis=1)
     codes = read.codes[done]
     scores[np.arange(len(done)), codes] = 0.0
-    if not len(done):
-        return None
-    problem = Problem(read, done, scores)
-    labels = _walk(problem, total=False, choose=lambda _, states, worth: int(worth.argmax()))
-    if labels is None:
-        return None
-    return _held(read.span.automaton, labels)[np.arange(len(done)), codes]
+    labels = walk([Problem(read, done, scores)], _highest, total=False)[0]
+    return None if labels is None else _held(read.span.automaton, labels)[np.arange(len(done)), codes]
 
 
-def _held(automaton: Automaton, labels: Sequence[int]) -> np.ndarray:
-    """(N, C) bool: the classes of each label."""
+def _highest(_: np.ndarray, __: np.ndarray, worth: np.ndarray) -> np.ndarray:
+    found: np.ndarray = worth.argmax(1)
+    return found
+
+
+def _asked(group: _Group, which: np.ndarray) -> list[Part]:
+    """The parts of a group with those of their cells that are true in `which` (N,)."""
+    found = []
+    for part in group.parts:
+        some = which[part.at]
+        if bool(some.any()):
+            found.append(part if bool(some.all()) else Part(part.read, part.at[some], part.offsets[some]))
+    return found
+
+
+def _held(automaton: Automaton, labels: np.ndarray) -> np.ndarray:
+    """(N, C) bool: the classes of each label (N,)."""
     e = automaton.edges
     held = np.zeros((len(labels), automaton.num_classes), bool)
-    for row, label in enumerate(labels):
-        first, last = np.searchsorted(e.member_label, [label, label + 1])
-        held[row, END if label == -1 else e.member_class[first:last]] = True
+    row = np.flatnonzero(labels >= 0)
+    first, last = e.member_first[labels[row]], e.member_first[labels[row] + 1]
+    held[np.repeat(row, last - first), e.member_class[ragged(first, last)]] = True
+    held[labels == -1, END] = True
     return held
-
-
-def _walk(problem: Problem, *, total: bool, choose: Choice) -> list[int] | None:
-    """The label that each asked position takes (-1: the end of text), or None where nothing can be completed.
-
-    Args:
-        total: whether ways into a state add up their probabilities, or the best one counts.
-        choose: how to choose the last state, and the state before each.
-    """
-    read, scores = problem.read, problem.scores
-    automaton, e = read.span.automaton, read.span.automaton.edges
-    first, last = int(problem.offsets[0]), int(problem.offsets[-1]) + 1
-    asked = {int(offset): row for row, offset in enumerate(problem.offsets)}
-    codes = [-1 if offset in asked else int(read.codes[offset]) for offset in range(first, last)]
-    ahead = [read.sets(read.right, np.array([last]))[0]]
-    for offset in range(last - 1, first - 1, -1):
-        ahead.append(automaton.back(ahead[-1], codes[offset - first], may_end=read.rule.at(offset)))
-    ahead.reverse()
-    begin = read.sets(read.left, np.array([first]))[0] & ahead[0]
-    if not begin.any():
-        return None
-    gain = _gain(e, scores, total=total)
-    worth = [np.where(begin, 0.0, -np.inf)]
-    for offset in range(first, last):
-        here, code = worth[-1], codes[offset - first]
-        row = asked.get(offset)
-        out = np.full(automaton.size, -np.inf)
-        live = np.flatnonzero(here > -np.inf)
-        if code >= 0:
-            if code != END or read.rule.at(offset) or here[-1] > -np.inf:
-                target = automaton.after[code][live]
-                worths = here[live]
-            else:
-                target, worths = np.zeros(0, np.int64), np.zeros(0)
-        else:
-            text = live[live < automaton.size - 1]
-            pairs = ragged(e.first[text], e.first[text + 1])
-            target, worths = e.target[pairs], here[e.source[pairs]]
-            if row is not None:
-                worths = worths + gain(row)[e.label[pairs]]
-            over = live[_may_be_over(automaton.accept, live, here_may_end=read.rule.at(offset))]
-            target = np.concatenate([target, np.full(len(over), automaton.size - 1)])
-            worths = np.concatenate([worths, here[over] + (0.0 if row is None else scores[row, END])])
-        keep = target != DEAD
-        keep[keep] = ahead[offset - first + 1][target[keep]]
-        _gather(out, target[keep], worths[keep], total=total)
-        worth.append(out)
-    return _way(problem, worth, codes, gain, choose)
-
-
-def _may_be_over(accept: np.ndarray, live: np.ndarray, *, here_may_end: bool) -> np.ndarray:
-    """Which of the live states an end of text may follow."""
-    last = len(accept) - 1
-    return (live == last) | (accept[live] & here_may_end)
-
-
-def _gain(e: Edges, scores: np.ndarray, *, total: bool) -> Callable[[int], np.ndarray]:
-    """What each label (G,) adds at a row of scores (N, C)."""
-    begins = np.searchsorted(e.member_label, np.arange(len(e.label_first)))
-
-    def gain(row: int) -> np.ndarray:
-        if not len(begins):
-            return np.zeros(0)
-        members = scores[row][e.member_class]
-        top = np.maximum.reduceat(members, begins)
-        if not total:
-            return top
-        return top + np.log(np.add.reduceat(np.exp(members - np.repeat(top, np.diff([*begins, len(members)]))), begins))
-
-    return gain
-
-
-def _gather(out: np.ndarray, target: np.ndarray, worths: np.ndarray, *, total: bool) -> None:
-    """Bring what ways are worth to where they lead, in place."""
-    np.maximum.at(out, target, worths)
-    if total:
-        sums = np.zeros(len(out))
-        np.add.at(sums, target, np.exp(worths - out[target]))
-        some = sums > 0
-        out[some] += np.log(sums[some])
-
-
-def _way(
-    problem: Problem,
-    worth: Sequence[np.ndarray],
-    codes: Sequence[int],
-    gain: Callable[[int], np.ndarray],
-    choose: Choice,
-) -> list[int] | None:
-    """Back from the last border to the first, along the states that are chosen."""
-    read = problem.read
-    automaton, e = read.span.automaton, read.span.automaton.edges
-    first, row = int(problem.offsets[0]), len(problem.offsets) - 1
-    ends = np.flatnonzero(worth[-1] > -np.inf)
-    if not len(ends):
-        return None
-    state = int(ends[choose(first + len(codes), ends, worth[-1][ends])])
-    labels: list[int] = []
-    for offset in range(first + len(codes) - 1, first - 1, -1):
-        here, code = worth[offset - first], codes[offset - first]
-        is_asked = row >= 0 and problem.offsets[row] == offset
-        if code >= 0:
-            before = np.flatnonzero((automaton.after[code] == state) & (here > -np.inf))
-            if code == END and not read.rule.at(offset):
-                before = before[before == automaton.size - 1]
-            state = int(before[choose(offset, before, here[before])])
-            continue
-        if state == automaton.size - 1:
-            live = np.flatnonzero(here > -np.inf)
-            before = live[_may_be_over(automaton.accept, live, here_may_end=read.rule.at(offset))]
-            at, label = choose(offset, before, here[before]), -1
-        else:
-            pairs = e.back[e.back_first[state] : e.back_first[state + 1]]
-            before = e.source[pairs]
-            added = gain(row)[e.label[pairs]] if is_asked else 0.0
-            at = choose(offset, before, here[before] + added)
-            label = int(e.label[pairs[at]])
-        state = int(before[at])
-        if is_asked:
-            labels.append(label)
-            row -= 1
-    return labels[::-1]

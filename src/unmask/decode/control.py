@@ -9,14 +9,16 @@ It does not know what the automata are of.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unmask.base.canvas import Canvas
 from unmask.base.errors import BadInput, Unsupported
 from unmask.base.step import Plan, State, Turn
+from unmask.constrain import joint
 from unmask.constrain.holes import Holes, Span
 from unmask.decode import windows
 from unmask.decode.decoder import Decoder
@@ -57,35 +59,27 @@ def contradiction(spans: Sequence[Span], canvas: Canvas, spell: Sequence[bytes])
     return None if bool(holes.feasible(torch.tensor([0])).all()) else holes.why(0, canvas.tokens[0])
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Control:
     """What constraints say about the targets of one plan; N of them lie in spans.
 
     Args:
-        holes: the constraints of all rows.
+        question: the constraints of these targets.
         at: (N,) each, which rows and targets of the plan these are; rising in each row.
-        rows, positions: (N,) on the CPU, where they are on the canvas.
-        asked: (R, T) bool, the targets that need an offer: all that are open in spans, so that answers are exact.
-        together: (N,) bool, those whose candidates come from one joint answer; the others are written already.
+        place: (R, T) which of the N a target is, or -1.
+        asked: (R, T) bool, the targets that need an offer: where policies ask about a row, all that are open in its
+            spans, so that answers are exact.
+        together: (N,) bool, those whose candidates come from one joint answer; the others are written already, or what
+            may stand there is all that there is to say.
         anew: (N,) bool, those of rows that keep nothing from step to step.
-        mask: (N, V) bool, what may stand there.
     """
 
-    holes: Holes
+    question: joint.Question
     at: tuple[Tensor, Tensor]
-    rows: Tensor
-    positions: Tensor
+    place: Tensor
     asked: Tensor
     together: Tensor
     anew: Tensor
-    mask: Tensor
-    place: Tensor = field(init=False)
-    logits: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.place = torch.full_like(self.asked, -1, dtype=torch.int64)
-        self.place[self.at] = torch.arange(len(self.rows), device=self.place.device)
-        self.logits = torch.empty(self.mask.shape, dtype=torch.float64, device=self.mask.device)
 
     @classmethod
     def over(cls, holes: Holes, canvas: Canvas, plan: Plan, asked: Tensor, anew: Tensor) -> "Control | None":
@@ -106,63 +100,86 @@ class Control:
         holes.update(canvas.tokens, state, rows)
         every = plan.rows[:, None].expand_as(plan.targets).flatten().cpu()
         held = there & holes.covers(every, plan.targets.flatten().cpu()).view(there.shape).to(there.device)
-        asked = asked | (held & (plan.state == State.OPEN))
+        is_open = held & (plan.state == State.OPEN)
+        asked = asked | (is_open & (asked & (is_open | again)).any(1, keepdim=True))
         r, i = (held & asked).nonzero(as_tuple=True)
-        cells = plan.rows[r].cpu(), plan.targets[r, i].cpu()
+        place = torch.full_like(plan.targets, -1)
+        place[r, i] = torch.arange(len(r), device=r.device)
+        question = holes.ask(plan.rows[r].cpu(), plan.targets[r, i].cpu())
         return cls(
-            holes=holes,
+            question=question,
             at=(r, i),
-            rows=cells[0],
-            positions=cells[1],
+            place=place,
             asked=asked,
-            together=((plan.state == State.OPEN) | again)[r, i],
+            together=((plan.state == State.OPEN) | again)[r, i] & ~torch.from_numpy(question.alone).to(r.device),
             anew=anew[r],
-            mask=holes.allow(*cells).to(asked.device),
         )
 
-    def hear(self, r: Tensor, i: Tensor, logits: Tensor) -> None:
-        """Take out of logits (N, V) of some rows and targets, in place, what may not stand there, and remember them."""
+    def bar(self, r: Tensor, i: Tensor, logits: Tensor) -> None:
+        """Take out of logits (M, V) of some rows and targets, in place, what may not stand there."""
         place = self.place[r, i]
         some = (place >= 0).nonzero()[:, 0]
-        if len(some):
-            logits[some] = logits[some].masked_fill(~self.mask[place[some]], -torch.inf)
-            self.logits[place[some]] = logits[some]
+        if not len(some):
+            return
+        every, cells = len(some) == len(place), place[some].cpu().numpy()
+        part = logits if every else logits[some]
+        self.question.bar(cells, part)
+        if not every:
+            logits[some] = part
 
-    def choose(self, offer: dict[str, Tensor], plan: Plan, kept: Tensor, temperature: Tensor) -> None:
+    def hear(self, r: Tensor, i: Tensor, logits: Tensor, left: Tensor, warm: Tensor) -> Tensor:
+        """Remember what is said of targets (M,) that are answered together, and what they are to be drawn at here.
+
+        Args:
+            logits: (M, V) of what may stand there.
+            left: the same with -inf for what top-k or top-p take out; that is written where nothing else goes together.
+            warm: (M, 1) temperatures.
+        Returns:
+            (M, 1) the temperatures, 0 for targets that are drawn together: what they are alone is of no use.
+        """
+        place = self.place[r, i]
+        held = (place >= 0).nonzero()[:, 0]
+        some = held[self.together[place[held]]]
+        if not len(some):
+            return warm
+        every, cells = len(some) == len(place), place[some]
+        self.question.hear(
+            cells.cpu().numpy(),
+            logits if every else logits[some],
+            warm[some, 0].cpu().numpy(),
+            best=((warm[some, 0] <= 0) | self.anew[cells]).cpu().numpy(),
+            left=None if left is logits else left if every else left[some],
+        )
+        return warm.index_fill(0, some, 0.0)
+
+    def choose(self, offer: dict[str, Tensor], plan: Plan, warm: Tensor) -> None:
         """Put candidates that go together into an offer.
 
         Args:
             offer: columns (R, T) of a `Proposal`, of each target by itself.
-            kept: (N, V) the logits that are left by top-k and top-p. Others are taken where nothing else goes together.
-            temperature: (N,).
+            warm: (N,) temperatures.
         """
-        numbers = self.together & ~kept.isnan().any(1)
-        drawn = numbers & (temperature > 0)
+        numbers = self.together & torch.from_numpy(self.question.heard).to(warm.device)
+        drawn, greedy, final = numbers & (warm > 0), numbers & (warm <= 0), numbers & self.anew
         if bool(drawn.any()):
-            r, i = (x[drawn] for x in self.at)
-            warm = kept[drawn] / temperature[drawn, None].clamp(min=1e-6)
-            keys = plan.seed[r].cpu(), plan.turn[r, i].cpu()
-            self._put(offer, ("tokens", "log_prob"), drawn, kept, self.holes.sample(*self._cells(drawn), warm, *keys))
-        greedy = numbers & (temperature <= 0)
-        if bool(greedy.any()):
-            self._put(offer, ("tokens", "log_prob"), greedy, kept, self._best(greedy, kept))
-        final = numbers & self.anew
-        if bool(final.any()):
-            self._put(offer, ("best", "top"), final, kept, self._best(final, kept))
+            r, i = self.at
+            told = self.question.sample(drawn.cpu().numpy(), plan.seed[r], plan.turn[r, i])
+            self._put(offer, ("tokens", "log_prob"), drawn, told)
+        for which, names in ((greedy, ("tokens", "log_prob")), (final, ("best", "top"))):
+            if bool(which.any()):
+                self._put(offer, names, which, self.question.fill(which.cpu().numpy()))
 
-    def _best(self, which: Tensor, kept: Tensor) -> Tensor:
-        return self.holes.fill(*self._cells(which), kept[which])
-
-    def _cells(self, which: Tensor) -> tuple[Tensor, Tensor]:
-        return self.rows[which.cpu()], self.positions[which.cpu()]
-
-    def _put(self, offer: dict[str, Tensor], names: tuple[str, str], which: Tensor, kept: Tensor, told: Tensor) -> None:
+    def _put(self, offer: dict[str, Tensor], names: tuple[str, str], which: Tensor, told: np.ndarray) -> None:
         """Tokens (M,) and their nats; of what top-k or top-p took out, those that it would have without them."""
-        tokens, values, r, i = told.to(kept.device)[:, None], kept[which], self.at[0][which], self.at[1][which]
-        found = (values.gather(1, tokens) - values.max(1, keepdim=True).values)[:, 0] + offer["top"][r, i]
-        if bool((out := found.isinf()).any()):
-            found[out] = self.logits[which][out].log_softmax(-1).gather(1, tokens[out])[:, 0]
-        offer[names[0]][r, i], offer[names[1]][r, i] = tokens[:, 0], found
+        r, i = (x[which] for x in self.at)
+        nats, left = (torch.from_numpy(x).to(r.device) for x in self.question.nats(_numbers(which), told))
+        offer[names[0]][r, i] = torch.from_numpy(told).to(r.device)
+        offer[names[1]][r, i] = torch.where(left, nats + offer["top"][r, i], nats)
+
+
+def _numbers(which: Tensor) -> np.ndarray:
+    found: np.ndarray = which.nonzero()[:, 0].cpu().numpy()
+    return found
 
 
 def settle(holes: Holes, canvas: Canvas, turn: Turn, *, anew: bool) -> Turn:
@@ -178,23 +195,25 @@ def settle(holes: Holes, canvas: Canvas, turn: Turn, *, anew: bool) -> Turn:
     if anew or not holes.rows:
         return turn
     replaced = (plan.state == State.DONE) & (edit.state == State.DONE) & (edit.tokens != plan.standing)
-    which = [i for i in replaced.any(1).nonzero()[:, 0].tolist() if int(plan.rows[i]) in holes.rows]
-    if not which:
+    held = torch.tensor(sorted(holes.rows), device=plan.rows.device)
+    some = (replaced.any(1) & torch.isin(plan.rows, held)).nonzero()[:, 0]
+    if not len(some):
         return turn
     kept, (tokens, state) = edit.tokens.clone(), (canvas.tokens.clone(), canvas.state.clone())
-    for i in which:
+    r, i = (plan.targets[some] >= 0).nonzero(as_tuple=True)
+    cells = plan.rows[some[r]], plan.targets[some[r], i]
+    tokens[cells], state[cells] = kept[some[r], i], edit.state[some[r], i]
+    holes.update(tokens, state, plan.rows[some].tolist())
+    for i in some[~holes.feasible(plan.rows[some])].tolist():
         row, there = int(plan.rows[i]), plan.targets[i] >= 0
         moved = replaced[i].nonzero()[:, 0]
         order = moved[turn.offer.log_prob[i, moved].argsort(descending=True, stable=True)].tolist()
-        state[row, plan.targets[i, there]] = edit.state[i, there]
 
         def fits(row: int = row, i: int = i, there: Tensor = there) -> bool:
             tokens[row, plan.targets[i, there]] = kept[i, there]
             holes.update(tokens, state, [row])
             return bool(holes.feasible(torch.tensor([row])).all())
 
-        if fits():
-            continue
         kept[i] = torch.where(replaced[i], plan.standing[i], kept[i])
         for target in order:
             kept[i, target] = edit.tokens[i, target]

@@ -124,18 +124,19 @@ def propose(
             offer["mass"][rr, ii] = _mass(logits, model, plan.level[rr, ii].clamp(min=EARLIEST))
         temper(logits, model.vocab, sampling, plan, (rr, ii))
         if control is not None:
-            control.hear(rr, ii, logits)
+            control.bar(rr, ii, logits)
         if carries:
             cast(Carrier, model).carry(logits, cache=cast(Cache, cache), rows=rows, positions=targets)
         key = seeds.key(plan.seed[rr], "token", plan.turn[rr, ii], targets)
-        drawn = _draw(logits, sampling, rows=rows, key=key, now=standing, reads=reads, most=most)
+        limits, warm = (column(sampling.top_k, rows), column(sampling.top_p, rows)), column(sampling.temperature, rows)
+        if control is not None:
+            warm = control.hear(rr, ii, logits, _limited(logits, *limits), warm)
+        wanted = count(sampling.top_logprobs, rows) if most else None
+        drawn = _draw(logits, limits, warm, key=key, now=standing, reads=reads, wanted=wanted, most=most)
         for name, values in drawn.items():
             offer[name][rr, ii] = values
     if control is not None:
-        top_k, top_p, warm = (
-            column(x, plan.rows[control.at[0]]) for x in (sampling.top_k, sampling.top_p, sampling.temperature)
-        )
-        control.choose(offer, plan, _limited(control.logits, top_k, top_p), warm[:, 0])
+        control.choose(offer, plan, column(sampling.temperature, plan.rows[control.at[0]])[:, 0])
     return Proposal(asked=asked, is_open=asked & (plan.state == State.OPEN), **offer)
 
 
@@ -203,16 +204,23 @@ def _forbid(logits: Tensor, vocab: Vocab, sampling: Sampling, positions: Tensor,
 
 
 def _draw(
-    logits: Tensor, sampling: Sampling, *, rows: Tensor, key: Tensor, now: Tensor, reads: Collection[str], most: int
+    logits: Tensor,
+    limits: tuple[Tensor, Tensor],
+    temperature: Tensor,
+    *,
+    key: Tensor,
+    now: Tensor,
+    reads: Collection[str],
+    wanted: Tensor | None,
+    most: int,
 ) -> dict[str, Tensor]:
-    """Candidates and their statistics from logits (N, V) float64 of canvas rows (N,); the logits are used up.
+    """Candidates and their statistics from logits (N, V) float64, given top-k and top-p; the logits are used up.
 
-    `most` is how many of the most probable tokens any row wants to know of.
+    `wanted` (N,) is how many of the most probable tokens each wants to know of, of which `most` are told; None where
+    none does.
     """
-    wanted = count(sampling.top_logprobs, rows) if most else None
-    top_k, top_p, temperature = (column(x, rows) for x in (sampling.top_k, sampling.top_p, sampling.temperature))
     found: dict[str, Tensor] = {}
-    for part, chosen, ids in _parts(logits, top_k, top_p):
+    for part, chosen, ids in _parts(logits, *limits):
         ranks = None if wanted is None else _ranks(chosen, ids, wanted[part], most)
         told = _statistics(chosen, ids, temperature[part], key[part], now[part], reads, ranks)
         if len(part) == len(logits):
