@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -136,22 +137,9 @@ def test_recursion_is_unrolled_to_a_depth():
         )
 
 
-@pytest.mark.parametrize(
-    "keyword",
-    [
-        "not",
-        "if",
-        "patternProperties",
-        "uniqueItems",
-        "contains",
-        "dependentRequired",
-        "propertyNames",
-        "$dynamicRef",
-        "typo",
-    ],
-)
+@pytest @ pytest.mark.parametrize("keyword", ["$dynamicRef", "$recursiveRef", "id", "typo", "(patterns)", "(except)"])
 def test_what_cannot_be_honoured_is_refused_by_name(keyword):
-    with pytest.raises(Unsupported, match=keyword.replace("$", r"\$")):
+    with pytest.raises(Unsupported, match=re.escape(keyword)):
         accepted({"type": "object", "properties": {"a": {keyword: True}}}, "")
 
 
@@ -168,7 +156,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(keyword):
         ({"type": "string", "pattern": "(a"}, BadInput, "not closed"),
         ({"type": "string", "minLength": -1}, BadInput, "minLength"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, BadInput, "no JSON text"),
-        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, Unsupported, "oneOf"),
+        ({"oneOf": [{"format": "date"}, {"format": "time"}]}, Unsupported, "oneOf"),
         ({"allOf": [{"format": "date"}, {"format": "time"}]}, Unsupported, "format"),
         (3, BadInput, "object or a boolean"),
         (False, BadInput, "no JSON text"),
