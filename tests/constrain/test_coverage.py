@@ -46,7 +46,7 @@ def judged(schema, text: str) -> bool:
         ({"type": "string", "not": {"minLength": 3}}, ['"ab"', '""'], ['"abc"']),
         ({"not": {"type": "object", "required": ["a"]}}, ["1", "{}", '{"b":1}'], ['{"a":1}']),
         ({"type": "array", "not": {"const": []}}, ["[1]", "[1,2]"], ["[]"]),
-        ({"not": {"anyOf": [{"type": "string"}, {"minimum": 3}]}}, ["2", "null"], ['"a"', "3", "4"]),
+        ({"not": {"anyOf": [{"type": "string"}, {"minimum": 3}]}}, ["2", "-1.5"], ["null", '"a"', "3", "4"]),
         ({"not": {"not": {"type": "null"}}}, ["null"], ["1"]),
         ({"type": "array", "not": {"items": {"type": "integer"}}}, ['["a"]', '[1,"a"]'], ["[]", "[1,2]"]),
         (
@@ -112,7 +112,7 @@ def judged(schema, text: str) -> bool:
             ['["a"]', '["bar","foo"]'],
             ['["a","a"]'],
         ),
-        ({"uniqueItems": True, "type": "array"}, ['[null,false,true,1,"a"]'], ["[1,1.0]", "[null,null]"]),
+        ({"uniqueItems": True, "type": "array"}, ['["a",1,false,true,null]'], ["[1,1.0]", "[null,null]"]),
         ({"uniqueItems": True, "type": "array", "maxItems": 1}, ["[]", "[{}]"], ["[1,2]"]),
         (
             {"type": "array", "prefixItems": [{"const": 1}, True], "items": {"const": 2}}
@@ -130,7 +130,7 @@ def judged(schema, text: str) -> bool:
             ["[]", "[null]"],
             ["[1]", "[null,null]"],
         ),
-        ({"type": "number", "multipleOf": 0.01}, ["0", "-3", "19.99", "0.5", "123.25"], ["0.005", "0.07"]),
+        ({"type": "number", "multipleOf": 0.01}, ["0", "-3", "0.5", "123.25"], ["0.005", "0.07"]),
         ({"type": "number", "multipleOf": 1.5}, ["0", "4.5", "-3"], ["35", "1"]),
         ({"type": "integer", "multipleOf": 2.5}, ["5", "-10"], ["2", "2.5"]),
         ({"type": "integer", "format": "int32"}, ["2147483647"], ["2147483648"]),
@@ -140,11 +140,12 @@ def judged(schema, text: str) -> bool:
     ],
 )
 def test_the_language_is_what_the_schema_says(schema, valid, invalid):
+    language = Constraint(body=Schema.of(schema)).language(Meter())
     for text in valid:
         assert judged(schema, text), text
-        assert accepted(schema, text), text
+        assert language.accepts(text.encode()), text
     for text in invalid:
-        assert not accepted(schema, text), text
+        assert not language.accepts(text.encode()), text
 
 
 @pytest.mark.parametrize(
@@ -155,8 +156,11 @@ def test_the_language_is_what_the_schema_says(schema, valid, invalid):
         ({"not": {"typo": 1}}, Unsupported, "typo"),
         ({"type": "array", "uniqueItems": True, "items": {"type": "object"}}, Unsupported, "uniqueItems"),
         ({"type": "array", "uniqueItems": True, "contains": {"const": 1}}, Unsupported, "uniqueItems"),
-        ({"allOf": [{"anyOf": [{"required": ["a"]}], "unevaluatedProperties": False}, {"type": "object"}]},)
-        + (Unsupported, "unevaluatedProperties"),
+        (
+            {"allOf": [{"anyOf": [{"required": ["a"]}], "unevaluatedProperties": False}, {"type": "object"}]},
+            Unsupported,
+            "unevaluatedProperties",
+        ),
         ({"unevaluatedProperties": False, "not": {"required": ["a"]}}, Unsupported, "not"),
         ({"type": "number", "multipleOf": 0.00001}, Unsupported, "multipleOf"),
         ({"$ref": "other.json"}, Unsupported, "other.json"),
@@ -187,13 +191,13 @@ def test_multiples_are_multiples_by_doubles_too(step):
     agreed = [n for n in units if n % Decimal(step) == 0 and (float(n) / float(step)).is_integer()]
     for n in units:
         wanted = n in agreed
-        if language.accepts(format(n, "f").encode()):
+        if language.accepts(f"{n.normalize():f}".encode()):
             assert wanted, n
-    assert all(language.accepts(format(n, "f").encode()) for n in agreed if n < 10_000 * Decimal(step))
+    assert all(language.accepts(f"{n.normalize():f}".encode()) for n in agreed if n < 10_000 * Decimal(step))
 
 
 def test_keys_of_a_set_of_names_come_once():
-    text = Constraint(body=Schema.of({"type": "object", "minProperties": 3, "additionalProperties": True}))
+    text = Constraint(body=Schema.of({"type": "object", "minProperties": 3, "additionalProperties": {"type": "null"}}))
     for one in written(text, range(6)):
         assert len(json.loads(one)) >= 3
 

@@ -137,7 +137,7 @@ def test_recursion_is_unrolled_to_a_depth():
         )
 
 
-@pytest @ pytest.mark.parametrize("keyword", ["$dynamicRef", "$recursiveRef", "id", "typo", "(patterns)", "(except)"])
+@pytest.mark.parametrize("keyword", ["$dynamicRef", "$recursiveRef", "id", "typo", "(patterns)", "(except)"])
 def test_what_cannot_be_honoured_is_refused_by_name(keyword):
     with pytest.raises(Unsupported, match=re.escape(keyword)):
         accepted({"type": "object", "properties": {"a": {keyword: True}}}, "")

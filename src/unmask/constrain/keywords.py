@@ -35,6 +35,7 @@ ANNOTATIONS = frozenset(
         "$comment",
         "$defs",
         "$anchor",
+        "$dynamicAnchor",
         "definitions",
         "components",
         "title",

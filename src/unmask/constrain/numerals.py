@@ -232,7 +232,7 @@ def divided(step: Decimal) -> Machine:
     units = int(step.scaleb(digits))
     if step <= 0 or digits > _FINEST or units > _LARGEST_STEP:
         raise Unsupported(
-            f"multipleOf has at most {_FINEST} digits behind the point and is at most {_LARGEST_STEP} times the last of "
+            f"multipleOf has at most {_FINEST} digits behind the point and at most {_LARGEST_STEP} times the last of "
             f"them, got {step}"
         )
     error = abs(Fraction(float(step)) / Fraction(step) - 1)

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urldefrag, urljoin
 
 from unmask.base.errors import BadInput, Unsupported
-from unmask.constrain.keywords import OWN
+from unmask.constrain.keywords import OWN, asking
 
 _ONE = frozenset(
     [
@@ -58,7 +58,7 @@ def follow(root: Any, target: Any, path: str) -> Any:
         raise Unsupported(f"the reference {target!r} at {path} can't be honoured; refer to '#/$defs/...'")
     found = root
     steps = [unquote(step).replace("~1", "/").replace("~0", "~") for step in target.split("/")[1:]]
-    for name, after in zip(steps, [*steps[1:], ""], strict=True):
+    for name, after in zip(steps, [*steps[1:], ""], strict=False):
         if name == "items" and after.isdigit() and isinstance(found, Mapping) and "prefixItems" in found:
             name = "prefixItems"  # it was a list of items
         try:
@@ -69,12 +69,12 @@ def follow(root: Any, target: Any, path: str) -> Any:
 
 
 def followed(root: Any, schema: Any, path: str) -> Any:
-    """A schema, or where it leads to if it is nothing but a reference; raises as `follow`."""
+    """A schema, or where it leads to if it asks for nothing but a reference; raises as `follow`."""
     for _ in range(_LONGEST):
-        if not isinstance(schema, dict) or set(schema) != {"$ref"}:
+        if not isinstance(schema, dict) or set(words := asking(schema, path)) != {"$ref"}:
             return schema
-        schema = follow(root, schema["$ref"], path)
-    raise Unsupported(f"the reference {schema['$ref']!r} at {path} leads in a circle")
+        schema = follow(root, words["$ref"], path)
+    raise Unsupported(f"the reference {words['$ref']!r} at {path} leads in a circle")
 
 
 def _visit(schema: Any, pointer: str, base: str, do: Callable[[dict[str, Any], str, str], dict[str, Any]]) -> Any:

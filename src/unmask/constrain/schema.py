@@ -92,7 +92,7 @@ class Writer:
         if "$ref" in rest:
             return self._referred(rest, path, free)
         if "allOf" in rest:
-            parts = [self._resolved(some, path) for some in self._list(rest.pop("allOf"), f"{path}/allOf")]
+            parts = self._list(rest.pop("allOf"), f"{path}/allOf")
             return self.part(merged_all(parts, path, rest), path, free)
         if (found := self._ways(rest, path)) is not None:
             word, ways = found
@@ -131,7 +131,7 @@ class Writer:
     def _ways(self, rest: dict[str, Any], path: str) -> tuple[str, list[Any]] | None:
         """Take a keyword out of a schema that leaves a choice, and say which; None if there is none."""
         if "anyOf" in rest:
-            return "anyOf", [self._resolved(some, path) for some in self._list(rest.pop("anyOf"), f"{path}/anyOf")]
+            return "anyOf", self._list(rest.pop("anyOf"), f"{path}/anyOf")
         if "oneOf" in rest:
             return "oneOf", self._one(rest, path)
         if "not" in rest:
@@ -156,15 +156,16 @@ class Writer:
 
     def _one(self, rest: dict[str, Any], path: str) -> list[Any]:
         """Branches of which exactly one holds."""
-        branches = [self._resolved(some, path) for some in self._list(rest.pop("oneOf"), f"{path}/oneOf")]
-        kinds = {"type": rest["type"]} if "type" in rest else {}
-        overlaps = overlapping([merge(kinds, some, path) for some in branches], path, self._resolved)
+        branches = self._list(rest.pop("oneOf"), f"{path}/oneOf")
+        known = {word: rest[word] for word in ("type", "required") if word in rest}
+        seen = [merge(known, self._followed(some, path), path) for some in branches]
+        overlaps = overlapping(seen, path, self._followed)
         ways = []
         for i, some in enumerate(branches):
             others = [{"not": branches[j]} for j in sorted(overlaps[i])]
             try:
                 for other in others:
-                    self._opposite(other["not"], rest, path)
+                    self._opposite(other["not"], rest, f"{path}/oneOf")
             except Unsupported as error:
                 raise Unsupported(
                     f"the schema's keyword 'oneOf' at {path} has branches {i} and {sorted(overlaps[i])} that may both "
@@ -187,16 +188,6 @@ class Writer:
 
     def _followed(self, schema: Any, path: str) -> Any:
         return followed(self.root, schema, path)
-
-    def _resolved(self, schema: Any, path: str) -> Any:
-        """A schema whose references are replaced by what they refer to, as far as it is only a reference."""
-        seen = set[str]()
-        while isinstance(schema, dict) and set(asking(schema, path)) == {"$ref"} and schema["$ref"] not in seen:
-            seen.add(schema["$ref"])
-            if schema["$ref"] in self._inside:  # inside itself: the depth must be counted, so it stays
-                break
-            schema = follow(self.root, schema["$ref"], path)
-        return schema
 
     def _referred(self, rest: dict[str, Any], path: str, free: int) -> Part:
         target = rest.pop("$ref")
@@ -290,7 +281,7 @@ class Writer:
             if not first and "contains" not in rest:
                 return self._set(items, path, free - 1, low, high)
             tuple_only = high is not None and high <= len(first) and "contains" not in rest
-            if not tuple_only or any(overlapping(first, path, self._resolved)):
+            if not tuple_only or any(overlapping(first, path, self._followed)):
                 raise Unsupported(f"the schema's keyword 'uniqueItems' at {path} can't be honoured beside prefixItems")
         places = [(some, f"{path}/prefixItems/{i}") for i, some in enumerate(first)] + [(items, f"{path}/items")]
         if "contains" not in rest:

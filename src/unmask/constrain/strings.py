@@ -56,9 +56,10 @@ FORMATS |= {
     "iri": _URI,
     "iri-reference": FORMATS["uri-reference"],
 }
+FORMATS |= dict.fromkeys(("path", "file-path", "directory-path"), rf"/?(?:{_SEGMENT}/)*{_SEGMENT}")
 FORMATS |= dict.fromkeys(("binary", "password"), ANY)
-"""Formats by name, of draft 2020-12 and of OpenAPI: each as narrow as all readers agree on (years of four digits,
-lower-case hosts, full IPv6)."""
+"""Formats by name, of draft 2020-12, OpenAPI and pydantic: each as narrow as all readers agree on (years of four
+digits, lower-case hosts, full IPv6)."""
 _LONGEST = {"hostname": 63, "idn-hostname": 63}
 """Characters of formats that have a limit; counting in a regex would be slow to compile."""
 _DEEPEST_PLACE, _MANY, _FEW = 24, 8, 12
