@@ -64,11 +64,11 @@ def schemas(suite: Path | None) -> Iterator[tuple[str, str, Any]]:
 
 def judges(collection: str, schema: Any) -> list[Any]:
     """Validators by every draft that a schema may be read by."""
-    kinds = [jsonschema.Draft7Validator] if collection == "suite" else []
-    kinds.append(jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator))
+    older = collection == "suite" or "draft-07" in json.dumps(schema)
+    kinds = [jsonschema.Draft7Validator] if older else []
     if '"items": [' not in json.dumps(schema):  # no word of draft 2020-12
         kinds.append(jsonschema.Draft202012Validator)
-    return [kind(schema, format_checker=jsonschema.FormatChecker()) for kind in dict.fromkeys(kinds)]
+    return [kind(schema, format_checker=jsonschema.FormatChecker()) for kind in kinds]
 
 
 def reason(error: UnmaskError) -> str:
