@@ -2,14 +2,15 @@
 
 Two collections: the JSON-Schema-Test-Suite (the Debian package json-schema-test-suite, whose latest is draft 7) and
 `tests/constrain/corpus`, two hundred schemas as people write them. For each one that is accepted, `tiny` and a network
-of its shape that has learnt nothing write texts with six decoders, and `jsonschema` judges them: as draft 2020-12 with
+of its shape that has learnt nothing write texts with six decoders, more are drawn from all that fit without a network,
+and `jsonschema` judges them: as draft 2020-12 with
 formats, and as the draft that the schema names (the suite: draft 7), if that is another. What is refused is counted by
 the keyword that is named.
 
     python benchmarks/schemas.py --suite /usr/share/json-schema-test-suite/tests/draft7 --out benchmarks/results/schemas
 
 With `--progress FILE` a schema that is done is not done again; `--minutes` ends a run early, `--every N` takes each
-N-th schema, `--samples 0` only asks what is accepted. The tables say how many texts were really written.
+N-th schema, `--samples 0` leaves the decoders out. The tables say how many texts were really written.
 """
 
 import json
@@ -25,7 +26,10 @@ import torch
 from report import parser, report
 
 from unmask.base.errors import OverBudget, UnknownName, UnmaskError
+from unmask.constrain.automaton import Automaton
+from unmask.constrain.holes import Holes, Span
 from unmask.constrain.spec import Constraint, Schema
+from unmask.constrain.vocabulary import Vocabulary
 from unmask.lm.load import load
 from unmask.lm.model import LanguageModel
 from unmask.models.backbone import Transformer
@@ -86,7 +90,19 @@ def reason(error: UnmaskError) -> str:
     return said[:60]
 
 
-def written(case: tuple[str, str, Any], models: dict[str, LanguageModel], samples: int) -> dict[str, Any]:
+def drawn(automaton: Automaton, words: Vocabulary, length: int, count: int) -> list[str]:
+    """Texts of all that fit, each token as likely as the next: what is rare in a model's texts is not rare here."""
+    holes, at = Holes(words.tokens), torch.arange(length)
+    holes.enter(0, [Span(automaton=automaton, start=0, stop=length, ends=True)])
+    flat, zero = torch.zeros(length, len(words), dtype=torch.float64), torch.zeros_like(at)
+    found = []
+    for seed in range(count):
+        ids = holes.sample(zero, at, flat, torch.full_like(at, seed), zero)
+        found.append(b"".join(words.tokens[i] for i in ids.tolist()).decode())
+    return found
+
+
+def written(case: tuple[str, str, Any], models: dict[str, LanguageModel], samples: int, draws: int) -> dict[str, Any]:
     """What became of one schema."""
     collection, name, schema = case
     row: dict[str, Any] = {"collection": collection, "name": name, "refused": None, "texts": {}, "invalid": []}
@@ -100,6 +116,9 @@ def written(case: tuple[str, str, Any], models: dict[str, LanguageModel], sample
     row |= {"compile_s": time.process_time() - began, "states": automaton.size, "shortest": automaton.shortest}
     length = min(automaton.shortest + MORE, LONGEST)
     checkers = judges(collection, schema)
+    texts = drawn(automaton, lm.controls.vocabulary, length, draws)
+    row["texts"]["no network, any token as likely"] = len(texts)
+    row["invalid"] += [text for text in texts if not _valid(text, checkers)]
     for who, model in models.items():
         for decoder, settings in DECODERS.items():
             if not samples or automaton.shortest > LONGEST:
@@ -136,7 +155,7 @@ def tables(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
                 "accepted": len(taken),
                 "nothing is valid under": len(impossible),
                 "refused": len(mine) - len(taken) - len(impossible),
-                "written under": sum(bool(row["texts"]) for row in taken),
+                "written under by decoders": sum(len(row["texts"]) > 1 for row in taken),
                 "texts": sum(sum(row["texts"].values()) for row in taken),
                 "invalid": sum(len(row["invalid"]) for row in taken),
                 "compile, median (s)": times[len(times) // 2] if times else 0.0,
@@ -160,6 +179,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--suite", type=Path, help="a folder of the JSON-Schema-Test-Suite")
     options.add_argument("--samples", type=int, default=20, help="texts by each model and decoder (20)")
+    options.add_argument("--draws", type=int, default=20, help="texts drawn without a network (20)")
     options.add_argument("--every", type=int, default=1, help="take each N-th schema (1)")
     options.add_argument("--minutes", type=float, default=float("inf"), help="begin no schema after that")
     options.add_argument("--progress", type=Path, help="keep what is done in this file, and go on from it")
@@ -177,7 +197,7 @@ def main() -> None:
     for case in list(schemas(args.suite))[:: args.every]:
         if case[:2] in done or time.monotonic() > until:
             continue
-        row = done[case[:2]] = written(case, models, args.samples)
+        row = done[case[:2]] = written(case, models, args.samples, args.draws)
         if row["invalid"]:
             print("INVALID", row["name"], row["invalid"][:3], flush=True)
         if args.progress:
