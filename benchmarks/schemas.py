@@ -72,7 +72,7 @@ def judges(collection: str, schema: Any) -> list[Any]:
     kinds = [jsonschema.Draft7Validator] if older else []
     if '"items": [' not in json.dumps(schema):  # no word of draft 2020-12
         kinds.append(jsonschema.Draft202012Validator)
-    return [kind(schema, format_checker=jsonschema.FormatChecker()) for kind in kinds]
+    return [kind(schema, format_checker=kind.FORMAT_CHECKER) for kind in kinds]
 
 
 def reason(error: UnmaskError) -> str:

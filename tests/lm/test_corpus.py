@@ -36,6 +36,6 @@ def test_every_text_is_valid(models, name):
         lm = models[i % 2]
         asked = Constraint(body=Schema.of(schema, depth=1))
         length = lm.controls.cache.get(asked, lm.controls.vocabulary).shortest + MORE
-        checker = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+        checker = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
         for out in lm.generate("As JSON: ", length=length, constraint=asked, n=2, seed=i, **DECODERS[name]):
             checker.validate(json.loads(out.completion))
