@@ -313,13 +313,13 @@ class Writer:
     def _row(self, inside: Part) -> Part:
         return seq([text("["), self._pad, inside, text("]")])
 
-    def _counts(self, rest: dict[str, Any], words: tuple[str, str], kind: type, path: str) -> tuple[int, int | None]:
-        """How many parts there may be; where a value with parts is excluded, none of its length."""
+    def _counts(
+        self, rest: dict[str, Any], words: tuple[str, str], kind: type[list[Any]] | type[dict[str, Any]], path: str
+    ) -> tuple[int, int | None]:
+        """How many parts there may be; where a value with parts is excluded, more than it has."""
         low, high = (count_of(rest, word, path) for word in words)
-        excluded = [value for value in rest.get(EXCEPT, ()) if isinstance(value, kind)]
-        if excluded:
-            low = max(low or 0, max(map(len, excluded)) + 1)
-        return low or 0, high
+        sizes = [len(value) + 1 for value in rest.get(EXCEPT, ()) if isinstance(value, kind)]
+        return max([low or 0, *sizes]), high
 
     # objects
 
