@@ -11,15 +11,11 @@ that is asked of constraints, of the whole turn, and of the same turn without a 
 these turns, so the table is of canvases that are open for the most part, where constraints cost most.
 
     python benchmarks/constraints.py --out benchmarks/results/constraints
-    python benchmarks/constraints.py --suite /usr/share/json-schema-test-suite/tests/draft7
 
-With `--suite` (the Debian package json-schema-test-suite, whose latest is draft 7): how many of its schemas are
-accepted, read as draft 2020-12, in which files the others are, and how many of 20 texts drawn at random for each are
-invalid by `jsonschema`.
+Which schemas there are constraints for is measured by `schemas.py`.
 """
 
 import copy
-import json
 import resource
 import statistics
 import time
@@ -29,7 +25,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -40,7 +35,6 @@ from report import parser, report
 from unmask.base.attend import Attend
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
-from unmask.base.errors import UnmaskError
 from unmask.base.step import State
 from unmask.constrain.automaton import Automaton
 from unmask.constrain.budget import Budget
@@ -79,8 +73,6 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "edit": ("block x threshold + edit", {"block": 32, "threshold": 0.9, "edit_threshold": 0.5}),
 }
 TURNS = 8
-TEXTS = 20
-"""Random texts per schema of the suite."""
 
 
 def timed(call: Callable[[], Any], times: int = 3) -> float:
@@ -263,51 +255,13 @@ def decoding(words: Vocabulary, lm: LanguageModel) -> list[dict[str, Any]]:
     return rows
 
 
-def suite(folder: Path, words: Vocabulary) -> list[dict[str, Any]]:
-    """Every schema of the suite: accepted and valid, or refused and why."""
-    import jsonschema
-
-    refused: Counter[str] = Counter()
-    accepted = texts = wrong = 0
-    files = sorted(folder.glob("*.json"))
-    if not files:
-        raise SystemExit(f"{folder} holds no tests; install json-schema-test-suite, or give another folder")
-    for file in files:
-        for case in json.loads(file.read_text()):
-            schema = case["schema"]
-            asked = Constraint(body=Schema.of(schema, whitespace="compact", depth=2))
-            try:
-                automaton = compile_here(asked, words, Budget(time_s=20))
-            except UnmaskError as error:
-                refused[f"{type(error).__name__}: {file.stem}"] += 1
-                continue
-            accepted += 1
-            length = automaton.shortest + 24
-            holes, at = Holes(words.tokens), torch.arange(length)
-            holes.enter(0, [Span(automaton=automaton, start=0, stop=length, ends=True)])
-            flat = torch.zeros(length, len(words), dtype=torch.float64)
-            checker = jsonschema.Draft202012Validator(schema)
-            for seed in range(TEXTS):
-                ids = holes.sample(torch.zeros_like(at), at, flat, torch.full_like(at, seed), torch.zeros_like(at))
-                texts += 1
-                wrong += not checker.is_valid(json.loads(b"".join(words.tokens[i] for i in ids.tolist())))
-    total = accepted + sum(refused.values())
-    rows = [{"what": f"accepted ({texts} texts, {wrong} invalid)", "schemas": accepted, "of": total}]
-    return rows + [{"what": reason, "schemas": count, "of": total} for reason, count in refused.most_common()]
-
-
 def main() -> None:
     options = parser(__doc__)
     options.add_argument(
         "--models", nargs=2, default=["tiny", "smollm2"], help="whose vocabularies; the second's forward"
     )
-    options.add_argument("--suite", type=Path, help="a folder of the JSON-Schema-Test-Suite")
     args = options.parse_args()
     torch.set_num_threads(args.threads)
-    if args.suite:
-        words = Vocabulary([b"", b"", *(bytes([byte]) for byte in range(256))], ends=[1])
-        report(args.out, "JSON-Schema-Test-Suite", {"Schemas": suite(args.suite, words)})
-        return
     models = [load(name) for name in args.models]
     tables = {"Compiling": [row for lm in models for row in compiled(vocabulary(lm))]}
     tables["Between two forwards"] = [row for lm in models for row in costs(vocabulary(lm), models[1])]

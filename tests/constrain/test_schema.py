@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -47,7 +48,7 @@ def accepted(schema, text: str, **options) -> bool:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_what_is_written_is_valid(file):
     schema = json.loads(file.read_text())
-    checker = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+    checker = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
     options = {
         "whitespace": list(WHITESPACE)[len(file.stem) % 3],
         "any_order": len(file.stem) % 2 == 0 and file.stem not in MANY_STATES,
@@ -136,22 +137,9 @@ def test_recursion_is_unrolled_to_a_depth():
         )
 
 
-@pytest.mark.parametrize(
-    "keyword",
-    [
-        "not",
-        "if",
-        "patternProperties",
-        "uniqueItems",
-        "contains",
-        "dependentRequired",
-        "propertyNames",
-        "$dynamicRef",
-        "typo",
-    ],
-)
+@pytest.mark.parametrize("keyword", ["$dynamicRef", "$recursiveRef", "id", "typo", "(patterns)", "(except)"])
 def test_what_cannot_be_honoured_is_refused_by_name(keyword):
-    with pytest.raises(Unsupported, match=keyword.replace("$", r"\$")):
+    with pytest.raises(Unsupported, match=re.escape(keyword)):
         accepted({"type": "object", "properties": {"a": {keyword: True}}}, "")
 
 
@@ -168,7 +156,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(keyword):
         ({"type": "string", "pattern": "(a"}, BadInput, "not closed"),
         ({"type": "string", "minLength": -1}, BadInput, "minLength"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, BadInput, "no JSON text"),
-        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, Unsupported, "oneOf"),
+        ({"oneOf": [{"format": "date"}, {"format": "time"}]}, Unsupported, "oneOf"),
         ({"allOf": [{"format": "date"}, {"format": "time"}]}, Unsupported, "format"),
         (3, BadInput, "object or a boolean"),
         (False, BadInput, "no JSON text"),

@@ -3,45 +3,95 @@
 It works on the JSON of schemas alone; it does not know languages or tokens.
 """
 
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
-from unmask.base.errors import Unsupported
-from unmask.constrain.keywords import PATTERNS
+from unmask.base.errors import BadInput, Unsupported
+from unmask.constrain.keywords import (
+    ALSO,
+    ANNOTATIONS,
+    BYTE,
+    EXCEPT,
+    MEMBER_WORDS,
+    MEMBERS,
+    NO_MULTIPLE,
+    NO_PATTERNS,
+    PATTERNS,
+    canonical,
+    same,
+)
 
 _LARGEST = ("minLength", "minimum", "exclusiveMinimum", "minItems", "minProperties")
 _SMALLEST = ("maxLength", "maximum", "exclusiveMaximum", "maxItems", "maxProperties")
-_CLOSED = {"properties", "required", "additionalProperties"}
+_LISTS = (ALSO, BYTE, EXCEPT, MEMBERS, NO_MULTIPLE, NO_PATTERNS, "allOf")
+"""Keywords whose lists hold side by side."""
+_GROUPS = (
+    ("$ref",),
+    ("anyOf",),
+    ("oneOf",),
+    ("not",),
+    ("if", "then", "else"),
+    ("dependentRequired",),
+    ("dependentSchemas",),
+    ("dependencies",),
+)
+"""Keywords that can't be two in one schema, so that the second goes into `ALSO`, with those that belong to it."""
+_UNEVALUATED = {"unevaluatedProperties": "additionalProperties", "unevaluatedItems": "items"}
 
 
-def merged_all(schemas: Sequence[Any], path: str) -> Any:
+def merged_all(schemas: Sequence[Any], path: str, parent: Any = True) -> Any:
     """One schema under which a value is valid if it is under all of these.
 
+    Args:
+        parent: a schema that the others lie in; what it says of the unevaluated counts what they evaluate.
     Raises:
         Unsupported: keywords that can't be merged.
     """
-    return reduce(lambda one, other: merge(one, other, path), schemas, {})
+    some = [schema for schema in schemas if schema is not True and schema != {}]
+    if parent in (True, {}) and len(some) > 1:
+        some[0] = _sealed(some[0], path)
+    return reduce(lambda one, other: merge(one, other, path), some, parent)
 
 
 def merge(one: Any, other: Any, path: str) -> Any:
-    """One schema for two; raises as `merged_all`."""
+    """One schema for a schema and one that lies in it or beside it; raises as `merged_all`."""
     if one is False or other is False:
         return False
     if one is True or one == {}:
         return other
     if other is True or other == {}:
         return one
-    out = {**one, **other}
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        raise BadInput(f"a schema is an object or a boolean, got {one!r} and {other!r} at {path}")
+    other = _sealed(other, path)
+    out, later = {**one, **other}, list[dict[str, Any]]()
     for keyword in set(one) & set(other):
-        if one[keyword] != other[keyword]:
+        if not same(one[keyword], other[keyword]):
             out[keyword] = _both(keyword, one, other, path)
-            if keyword == "pattern":
-                out[PATTERNS] = [*one.get(PATTERNS, []), *other.get(PATTERNS, []), one["pattern"]]
-    if _CLOSED & set(one) and _CLOSED & set(other):
-        _members(one, other, out, path)
+    for group in _GROUPS:
+        if group[0] in one and group[0] in other and any(not same(one.get(k), other.get(k)) for k in group):
+            out = {key: value for key, value in out.items() if key not in group}
+            out |= {key: one[key] for key in group if key in one}
+            later.append({key: other[key] for key in group if key in other})
+    if later:
+        out[ALSO] = [*out.get(ALSO, ()), *later]
+    if not same(one.get("pattern"), other.get("pattern")) and "pattern" in one and "pattern" in other:
+        out[PATTERNS] = [*out.get(PATTERNS, ()), one["pattern"]]
+    if not same(one.get("const"), other.get("const")) and "const" in one and "const" in other:
+        out["enum"] = []
+    if (first := worlds(one)) and (second := worlds(other)):
+        out = {key: value for key, value in out.items() if key not in MEMBER_WORDS} | {MEMBERS: [*first, *second]}
+    if {"items", "prefixItems"} & set(one) and {"items", "prefixItems"} & set(other):
+        _rows(one, other, out, path)
     return out
+
+
+def worlds(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The groups of keywords about members that all hold for an object."""
+    own = {word: schema[word] for word in MEMBER_WORDS if word in schema}
+    return [*schema.get(MEMBERS, ()), *([own] if own else [])]
 
 
 def _both(keyword: str, one: Mapping[str, Any], other: Mapping[str, Any], path: str) -> Any:
@@ -54,17 +104,21 @@ def _both(keyword: str, one: Mapping[str, Any], other: Mapping[str, Any], path: 
     if keyword == "type":
         return _types(a, b)
     if keyword == "enum":
-        return [value for value in a if any(json.dumps(value) == json.dumps(some) for some in b)]
+        return [value for value in a if any(same(value, some) for some in b)]
     if keyword in ("required", PATTERNS):
         return list(dict.fromkeys([*a, *b]))
-    if keyword in ("properties", "additionalProperties"):
-        return a  # `_members` has the last word
-    if keyword == "items":
-        return merge(a, b, f"{path}/items")
-    if keyword in ("pattern", "title", "description", "default", "examples", "$comment", "$id", "$schema"):
-        return b
-    if keyword in ("$defs", "definitions"):
-        return {**a, **b}
+    if keyword in _LISTS:
+        return [*a, *b]
+    if keyword == "uniqueItems":
+        return a or b
+    if keyword == "propertyNames":
+        return {"allOf": [a, b]}
+    if keyword == "multipleOf" and all(isinstance(x, int) and x > 0 for x in (a, b)):
+        return math.lcm(a, b)
+    if keyword in ANNOTATIONS or keyword in (*MEMBER_WORDS, "items", "prefixItems", "pattern", "const"):
+        return b  # the last six: who called has the last word
+    if any(keyword in group for group in _GROUPS):
+        return b  # so it has here
     raise Unsupported(f"the schema asks for two values of {keyword!r} at {path}, which can't be merged")
 
 
@@ -78,37 +132,61 @@ def _types(a: Any, b: Any) -> list[str]:
     ]
 
 
-def _members(one: Mapping[str, Any], other: Mapping[str, Any], out: dict[str, Any], path: str) -> None:
-    """Properties of two schemas: each is valid under both, a property that one does not list under its other ones."""
-    a, b = one.get("properties", {}), other.get("properties", {})
-    rest_a, rest_b = one.get("additionalProperties", True), other.get("additionalProperties", True)
-    keys = dict.fromkeys([*a, *b])
-    if keys:
-        out["properties"] = {
-            key: merge(a.get(key, rest_a), b.get(key, rest_b), f"{path}/properties/{key}") for key in keys
-        }
-    if "additionalProperties" in one or "additionalProperties" in other:
-        # what only one of them opens stays as closed as the other's own words leave it
-        out["additionalProperties"] = merge(rest_a, rest_b, f"{path}/additionalProperties")
+def _rows(one: Mapping[str, Any], other: Mapping[str, Any], out: dict[str, Any], path: str) -> None:
+    """Items of two schemas: each is under what both say of its place."""
+    first, second = one.get("prefixItems", []), other.get("prefixItems", [])
+    rest_a, rest_b = one.get("items", True), other.get("items", True)
+    if first or second:
+        out["prefixItems"] = [
+            merged_all(
+                [first[i] if i < len(first) else rest_a, second[i] if i < len(second) else rest_b],
+                f"{path}/prefixItems/{i}",
+            )
+            for i in range(max(len(first), len(second)))
+        ]
+    if "items" in one or "items" in other:
+        out["items"] = merged_all([rest_a, rest_b], f"{path}/items")
 
 
-def disjoint(schemas: Sequence[Any], path: str, resolve: Callable[[Any, str], Any]) -> None:
-    """Make sure that no value is valid under two of these.
+def _sealed(schema: Any, path: str) -> Any:
+    """A schema that sees nothing of what stands beside it: what is unevaluated in it is what it does not list itself.
 
     Raises:
-        Unsupported: two of them may overlap, as far as can be told from types, constants and required properties.
+        Unsupported: that depends on which of its parts hold.
     """
+    if not isinstance(schema, dict) or not set(_UNEVALUATED) & set(schema):
+        return schema
+    out = dict(schema)
+    for keyword, closed in _UNEVALUATED.items():
+        if keyword in out:
+            value = out.pop(keyword)
+            if value is True or any(closed in some for some in (out, *worlds(out))):
+                continue
+            if MEMBERS in out or "contains" in out or any(key in out for group in _GROUPS for key in group):
+                raise Unsupported(
+                    f"the schema's keyword {keyword!r} at {path} can't be honoured beside keywords that bring in other "
+                    "schemas, in a schema that is part of another; write it in the outermost one"
+                )
+            out[closed] = value
+    return out
+
+
+def overlapping(schemas: Sequence[Any], path: str, resolve: Callable[[Any, str], Any]) -> list[set[int]]:
+    """For each schema, which of the others may hold along with it, as far as can be told.
+
+    What tells two apart are types, constants, bounds, and properties that are required.
+    """
+    found = [set[int]() for _ in schemas]
     for i, one in enumerate(schemas):
         for j in range(i):
-            if not _apart(one, schemas[j], path, resolve):
-                raise Unsupported(
-                    f"the schema's keyword 'oneOf' at {path} has branches {j} and {i} that may both hold; make them "
-                    "differ in type or in a constant, or use anyOf"
-                )
+            if not apart(one, schemas[j], path, resolve):
+                found[i].add(j)
+                found[j].add(i)
+    return found
 
 
-def _apart(one: Any, other: Any, path: str, resolve: Callable[[Any, str], Any], depth: int = 4) -> bool:
-    """Whether no value can be valid under both."""
+def apart(one: Any, other: Any, path: str, resolve: Callable[[Any, str], Any], depth: int = 4) -> bool:
+    """Whether no value can be valid under both; false where it can't be told."""
     one, other = resolve(one, path), resolve(other, path)
     if one is False or other is False:
         return True
@@ -116,7 +194,7 @@ def _apart(one: Any, other: Any, path: str, resolve: Callable[[Any, str], Any], 
         return False
     for keyword in ("anyOf", "oneOf"):
         for this, that in ((one, other), (other, one)):
-            if keyword in this and all(_apart(some, that, path, resolve, depth - 1) for some in this[keyword]):
+            if keyword in this and all(apart(some, that, path, resolve, depth - 1) for some in this[keyword]):
                 return True
     values_a, values_b = _values(one), _values(other)
     if values_a is not None and values_b is not None:
@@ -131,9 +209,10 @@ def _apart(one: Any, other: Any, path: str, resolve: Callable[[Any, str], Any], 
     a, b = one.get("properties", {}), other.get("properties", {})
     for this, that, own, others in ((one, other, a, b), (other, one, b, a)):
         for key in this.get("required", []):
-            if that.get("additionalProperties") is False and key not in others:
+            closed = that.get("additionalProperties") is False and "patternProperties" not in that
+            if closed and key not in others:
                 return True
-            if key in own and key in others and _apart(own[key], others[key], path, resolve, depth - 1):
+            if key in own and key in others and apart(own[key], others[key], path, resolve, depth - 1):
                 return True
     return False
 
@@ -152,14 +231,7 @@ def _values(schema: Mapping[str, Any]) -> set[str] | None:
     """The values that a schema lists, if it does; numbers by value."""
     if "const" not in schema and "enum" not in schema:
         return None
-    return {_canonical(value) for value in ([schema["const"]] if "const" in schema else schema["enum"])}
-
-
-def _canonical(value: Any) -> str:
-    def number(digits: str) -> float | int:
-        return int(float(digits)) if float(digits).is_integer() else float(digits)
-
-    return json.dumps(json.loads(json.dumps(value), parse_float=number), sort_keys=True)
+    return {canonical(value) for value in ([schema["const"]] if "const" in schema else schema["enum"])}
 
 
 def _kinds(schema: Mapping[str, Any]) -> set[str]:

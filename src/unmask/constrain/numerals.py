@@ -1,9 +1,14 @@
 """Numbers as JSON writes them, within bounds: which digit may follow which.
 
-Integers have at most 18 digits and fractions as many, so that every reader holds them. It does not know schemas.
+Integers have at most 18 digits and fractions as many, so that every reader holds them. Where it matters that two
+numbers are not the same (a bound that is left out, a multiple, a value that is excluded) they have 15 in all, which
+doubles tell apart. It does not know schemas.
 """
 
+import math
+from collections.abc import Sequence
 from decimal import Decimal
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -11,13 +16,19 @@ import numpy as np
 from unmask.base.errors import Unsupported
 from unmask.constrain.budget import Meter
 from unmask.constrain.compose import Part, alt, leaf, machine, maybe, repeat, seq, text
-from unmask.constrain.machine import BYTES, DEAD, Machine, both
+from unmask.constrain.machine import BYTES, DEAD, Machine, both, minimal, without
 from unmask.constrain.regex import own
 
 DIGITS = 18
+CAREFUL = 15
+"""Significant digits that a double holds, whatever they are."""
 _NOTHING = r"\x02"  # no number has it, and outlines-core refuses a regex that matches nothing
 _LONGEST = 40
 _LARGEST_STEP = 1000
+_FINEST = 4
+"""Digits behind the point of a step."""
+_ENUMERATED = 10_000
+"""Multiples of a step that are tried one by one."""
 
 
 def integer(low: int | None, high: int | None, step: int | None, meter: Meter) -> Machine:
@@ -46,13 +57,17 @@ def number(low: Decimal | None, high: Decimal | None, *, above: bool, below: boo
     if low is None and high is None:
         return any_number()
     _short_enough(low, high)
+    for bound, strict in ((low, above), (high, below)):
+        if bound is not None and strict and len(bound.as_tuple().digits) > CAREFUL:
+            raise Unsupported(f"a bound that is left out has at most {CAREFUL} digits, got {bound}; round it")
     parts = []
     if high is None or high >= 0:
         parts.append(leaf(_magnitude(low, high, above, below, meter)))
     if low is None or low < 0:
         far, near = (None if low is None else -low), (None if high is None else -high)
         parts.append(seq([text("-"), leaf(_magnitude(near, far, below, above, meter))]))
-    return machine(alt(parts), meter)
+    found = machine(alt(parts), meter)
+    return both(found, careful(), meter) if above or below else found
 
 
 @cache
@@ -176,3 +191,98 @@ def _multiples(step: int) -> Machine:
     table[:2, 48:58] = digit % step + 2
     table[0, ord("-")] = 1
     return Machine(table, np.arange(step + 2) == 2)
+
+
+@cache
+def careful() -> Machine:
+    """Numbers without exponent of at most 15 digits: no two of different value are the same double."""
+    return both(_plain(), own(rf"-?(?:[0-9]\.?){{1,{CAREFUL}}}"), Meter())
+
+
+def unlike(found: Machine, values: Sequence[float], meter: Meter) -> Machine:
+    """Numbers of a language that equal none of these."""
+    for value in values:
+        _short_enough(Decimal(repr(value)))
+        whole, digits = _split(abs(Decimal(repr(value))))
+        sign = "-" if value < 0 else "-?" if value == 0 else ""
+        spelled = rf"{sign}{whole}" + (rf"\.{digits}0*" if digits else r"(?:\.0+)?")
+        found = without(both(found, careful(), meter), own(spelled), meter)
+    return found
+
+
+def undivided(found: Machine, step: int, meter: Meter) -> Machine:
+    """Numbers of a language that a whole number does not divide."""
+    broken = own(r"-?[0-9]+\.[0-9]*[1-9][0-9]*")
+    rest = machine(alt([leaf(broken), leaf(without(any_integer(), _multiples(step), meter))]), meter)
+    return both(both(found, careful(), meter), rest, meter)
+
+
+@cache
+def divided(step: Decimal) -> Machine:
+    """Numbers that a step of up to four digits behind the point divides, in decimals and in doubles.
+
+    Readers divide doubles, and 0.07 / 0.01 is not 7 there. So multiples are tried one by one as far as that goes;
+    beyond, only those are written that are doubles themselves, like 123.25.
+
+    Raises:
+        Unsupported: a finer step, or one of more than a thousand units.
+    """
+    meter = Meter()
+    digits = -int(step.normalize().as_tuple().exponent)
+    units = int(step.scaleb(digits))
+    if step <= 0 or digits > _FINEST or units > _LARGEST_STEP:
+        raise Unsupported(
+            f"multipleOf has at most {_FINEST} digits behind the point and at most {_LARGEST_STEP} times the last of "
+            f"them, got {step}"
+        )
+    error = abs(Fraction(float(step)) / Fraction(step) - 1)
+    if not error:
+        return both(_divided(units, digits), careful(), meter)
+    tried = [k for k in range(_ENUMERATED) if float(k * step) / float(step) == k]
+    parts = [leaf(_listed([k * units for k in tried], digits))]
+    if error * 2**54 <= 1:  # then the quotient of a number that is a double is rounded to the right one
+        parts.append(leaf(_divided(math.lcm(units, 5**digits), digits)))
+    return both(machine(alt(parts), meter), careful(), meter)
+
+
+def _divided(units: int, digits: int) -> Machine:
+    """Numbers of up to so many digits behind the point whose value, in units of the last of these, is a multiple."""
+    after, digit = np.arange(units)[:, None], np.arange(10)
+    point = ord(".")
+    table = np.full((2 + units * (digits + 2), BYTES), DEAD, np.int32)
+    accept = np.zeros(len(table), bool)
+    first = lambda phase: 2 + units * phase  # noqa: E731 # 0: whole part, 1: behind the point, 2 and on: digits
+    table[0, ord("-")] = 1
+    table[:2, 48:58] = digit % units + first(0)
+    for phase in range(digits + 2):
+        here = slice(first(phase), first(phase + 1))
+        if phase <= digits:
+            table[here, 48:58] = (after * 10 + digit) % units + first(phase + (phase > 0))
+        if phase != 1:
+            scale = 10 ** (digits - max(phase - 1, 0))
+            accept[here] = after[:, 0] * scale % units == 0
+    table[first(0) : first(1), point] = after[:, 0] + first(1)
+    return minimal(Machine(table, accept), Meter())
+
+
+def _listed(values: Sequence[int], digits: int) -> Machine:
+    """Numbers, given in units of the last of so many digits behind the point, in all spellings; either sign."""
+    trie: list[dict[str, int]] = [{}, {}]
+    ends = set[int]()
+    for value in values:
+        whole, rest = divmod(value, 10**digits)
+        text = f"{whole}.{rest:0{digits}}"
+        at = 1
+        for place, letter in enumerate(text):
+            if not int("0" + text[place:].replace(".", "")) and place >= len(str(whole)) and text[place - 1] != ".":
+                ends.add(at)
+            if letter not in trie[at]:
+                trie[at][letter] = len(trie)
+                trie.append({})
+            at = trie[at][letter]
+        ends.add(at)
+    trie[0] = {"-": 1, **trie[1]}
+    table = np.full((len(trie), BYTES), DEAD, np.int32)
+    for state, ways in enumerate(trie):
+        table[state, [ord(letter) for letter in ways]] = list(ways.values())
+    return minimal(Machine(table, np.isin(np.arange(len(trie)), list(ends))), Meter())

@@ -1,34 +1,40 @@
 """JSON schemas (a stated part of draft 2020-12) as languages of JSON texts.
 
 Every text of the language is valid under the schema. The language is narrower than the schema where freedom has no use
-for a writer: objects hold the properties that are listed (others only where `additionalProperties` is given, or nothing
-is listed), in their order or in any; strings have one spelling; numbers have at most 18 digits.
+for a writer: objects hold the properties that are listed (others only where a keyword speaks of them, or nothing is
+listed), in their order or in any; strings have one spelling; numbers have at most 18 digits.
+What says "one of", "not" or "otherwise" becomes a choice of schemas; each of them goes together with what stands beside
+it (`combine.py`, `negate.py`), until only keywords of one type at a time are left.
 Keywords that can't be honoured are refused by name; what refers to itself is unrolled to a bounded depth.
 
 It does not know tokens.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
-from urllib.parse import unquote
 
 from unmask.base.errors import BadInput, Unsupported
 from unmask.constrain.budget import Meter
-from unmask.constrain.combine import disjoint, merge, merged_all
-from unmask.constrain.compose import Net, Part, alt, leaf, machine, repeat, seq, text
-from unmask.constrain.keywords import ANNOTATIONS, GENERAL, KEYWORDS, PATTERNS, TYPES, is_of, same
-from unmask.constrain.machine import Machine, both, without
-from unmask.constrain.numerals import integer, number
+from unmask.constrain.combine import merge, merged_all, overlapping, worlds
+from unmask.constrain.compose import Part, alt, leaf, machine, seq, text
+from unmask.constrain.containers import Style, chosen, ranked
+from unmask.constrain.distinct import told_apart
+from unmask.constrain.keywords import ALSO, EXCEPT, KEYWORDS, MEMBERS, asking, count_of, is_of, kinds_of, same
+from unmask.constrain.machine import Machine, both
+from unmask.constrain.names import matches, sorted_out
+from unmask.constrain.negate import mentioned, negated
+from unmask.constrain.references import follow, followed, linked
 from unmask.constrain.regex import found_in, own
-from unmask.constrain.strings import ANY, characters, format_of, quoted
+from unmask.constrain.scalars import STRING_WORDS, numeral, string
+from unmask.constrain.strings import at_byte, groups, quoted
 
 WHITESPACE = {"compact": ("", ""), "spaced": (" ?", ""), "free": (r"[ \n\t\r]*", r"[ \n\t\r]*")}
 """What may stand behind commas and colons, and what at the other places where JSON allows it."""
 DEEPEST = 64
 """Nested schemas; more is refused."""
+_DEPENDENT = ("dependentRequired", "dependentSchemas", "dependencies")
 
 
 @dataclass(slots=True)
@@ -49,6 +55,8 @@ class Writer:
     depth: int = 3
     _inside: list[str] = field(default_factory=list)
     _strings: dict[str, Machine] = field(default_factory=dict)
+    _patterns: dict[str, Machine] = field(default_factory=dict)
+    _anything: dict[int, Machine] = field(default_factory=dict)
 
     def language(self) -> Machine:
         """All texts.
@@ -58,6 +66,7 @@ class Writer:
             BadInput: no schema, or one that no text is valid under.
             OverBudget: see `Meter`.
         """
+        self.root = linked(self.root)
         found = machine(self.part(self.root, "#"), self.meter)
         if found.empty:
             raise BadInput("no JSON text is valid under the schema (with recursion unrolled, and keys as listed)")
@@ -75,111 +84,137 @@ class Writer:
             raise BadInput(f"a schema is an object or a boolean, got {type(schema).__name__} at {path}")
         if path.count("/") > 2 * DEEPEST:
             raise Unsupported(f"the schema nests deeper than {DEEPEST} levels at {path[:80]}...")
-        self._check(schema, path)
-        rest = {key: value for key, value in schema.items() if key not in ANNOTATIONS}
+        rest = asking(schema, path)
+        if not rest:
+            if free not in self._anything:
+                self._anything[free] = machine(self._values(rest, path, free), self.meter)
+            return leaf(self._anything[free])
         if "$ref" in rest:
             return self._referred(rest, path, free)
         if "allOf" in rest:
             parts = self._list(rest.pop("allOf"), f"{path}/allOf")
-            return self.part(merged_all([rest, *(self._resolved(some, path) for some in parts)], path), path, free)
-        for keyword in ("anyOf", "oneOf"):
-            if keyword in rest:
-                parts = [self._resolved(some, path) for some in self._list(rest.pop(keyword), f"{path}/{keyword}")]
-                if keyword == "oneOf":
-                    disjoint(parts, path, self._resolved)
-                ways = [
-                    self.part(merge(rest, some, path), f"{path}/{keyword}/{i}", free) for i, some in enumerate(parts)
-                ]
-                return alt(ways)
+            return self.part(merged_all(parts, path, rest), path, free)
+        if (found := self._ways(rest, path)) is not None:
+            word, ways = found
+            return alt([self.part(merge(rest, way, path), f"{path}/{word}/{i}", free) for i, way in enumerate(ways)])
         if "enum" in rest or "const" in rest:
             return self._listed(rest, path, free)
-        kinds = self._types(rest, path)
+        return self._values(rest, path, free)
+
+    def _values(self, rest: dict[str, Any], path: str, free: int) -> Part:
+        """What keywords of single types say."""
+        kinds = kinds_of(rest, path)
+        excluded = rest.get(EXCEPT, [])
+        names = [("null", None), ("true", True), ("false", False)]
+        words = {word: text(word) for word, value in names if not any(same(value, some) for some in excluded)}
         written = {
-            "null": lambda: text("null"),
-            "boolean": lambda: alt([text("true"), text("false")]),
+            "null": lambda: words.get("null", alt([])),
+            "boolean": lambda: alt([words[word] for word in ("true", "false") if word in words]),
             "string": lambda: leaf(self._string(rest, path)),
-            "number": lambda: leaf(self._number(rest, path, whole=False)),
-            "integer": lambda: leaf(self._number(rest, path, whole=True)),
+            "number": lambda: leaf(numeral(rest, path, whole=False, meter=self.meter)),
+            "integer": lambda: leaf(numeral(rest, path, whole=True, meter=self.meter)),
             "array": lambda: self._array(rest, path, free),
             "object": lambda: self._object(rest, path, free),
         }
-        if free <= 0 and not set(rest) & (KEYWORDS["array"] | KEYWORDS["object"] | {"type"}):
+        asked = KEYWORDS["array"] | KEYWORDS["object"] | {"type", MEMBERS}
+        if free <= 0 and not set(rest) & asked:
             kinds = [kind for kind in kinds if kind not in ("array", "object")]
         return alt([written[kind]() for kind in kinds])
-
-    def _check(self, schema: Mapping[str, Any], path: str) -> None:
-        known = ANNOTATIONS | GENERAL | frozenset().union(*KEYWORDS.values())
-        for keyword, value in schema.items():
-            if keyword == "uniqueItems" and value is False:
-                continue
-            if keyword not in known:
-                raise Unsupported(
-                    f"the schema's keyword {keyword!r} at {path} can't be honoured; supported are "
-                    f"{', '.join(sorted(known - ANNOTATIONS - {PATTERNS}))}"
-                )
-            if keyword == "$id" and path != "#":
-                raise Unsupported(f"the schema's keyword '$id' at {path} can't be honoured below the root")
-
-    def _types(self, schema: Mapping[str, Any], path: str) -> list[str]:
-        asked = schema.get("type", [kind for kind in TYPES if kind != "integer"])
-        kinds = [asked] if isinstance(asked, str) else list(asked)
-        for kind in kinds:
-            if kind not in TYPES:
-                raise BadInput(f"{path}/type names {kind!r}; known: {', '.join(TYPES)}")
-        return [kind for kind in kinds if not (kind == "integer" and "number" in kinds)]
 
     def _list(self, value: Any, path: str) -> list[Any]:
         if not isinstance(value, list) or not value:
             raise BadInput(f"{path} is a list with at least one schema, got {json.dumps(value)[:60]}")
         return value
 
+    # choices
+
+    def _ways(self, rest: dict[str, Any], path: str) -> tuple[str, list[Any]] | None:
+        """Take a keyword out of a schema that leaves a choice, and say which; None if there is none."""
+        if "anyOf" in rest:
+            return "anyOf", self._list(rest.pop("anyOf"), f"{path}/anyOf")
+        if "oneOf" in rest:
+            return "oneOf", self._one(rest, path)
+        if "not" in rest:
+            return "not", self._opposite(rest.pop("not"), rest, f"{path}/not")
+        if "if" in rest:
+            test, then, other = rest.pop("if"), rest.pop("then", True), rest.pop("else", True)
+            ways = self._opposite(test, rest, f"{path}/if")
+            return "if", [{"allOf": [test, then]}, *({"allOf": [way, other]} for way in ways)]
+        for word in _DEPENDENT:
+            if rest.get(word):
+                (key, asked), *more = rest.pop(word).items()
+                if more:
+                    rest[word] = dict(more)
+                asked = {"required": asked} if isinstance(asked, list) else asked
+                return word, [{"properties": {key: False}}, {"allOf": [{"required": [key]}, asked]}]
+        if ALSO in rest:
+            first, *others = rest.pop(ALSO)
+            if others:
+                rest[ALSO] = others
+            return "allOf", [first]
+        return None
+
+    def _one(self, rest: dict[str, Any], path: str) -> list[Any]:
+        """Branches of which exactly one holds."""
+        branches = self._list(rest.pop("oneOf"), f"{path}/oneOf")
+        known = {word: rest[word] for word in ("type", "required") if word in rest}
+        seen = [merge(known, self._followed(some, path), path) for some in branches]
+        overlaps = overlapping(seen, path, self._followed)
+        ways = []
+        for i, some in enumerate(branches):
+            others = [{"not": branches[j]} for j in sorted(overlaps[i])]
+            try:
+                for other in others:
+                    self._opposite(other["not"], rest, f"{path}/oneOf")
+            except Unsupported as error:
+                raise Unsupported(
+                    f"the schema's keyword 'oneOf' at {path} has branches {i} and {sorted(overlaps[i])} that may both "
+                    f"hold ({error}); make them differ in type or in a constant, or use anyOf"
+                ) from None
+            ways.append(merged_all([some, *others], path))
+        return ways
+
+    def _opposite(self, schema: Any, rest: dict[str, Any], path: str) -> list[Any]:
+        """Schemas under each of which a value is invalid under this one."""
+        if "unevaluatedItems" in rest or "unevaluatedProperties" in rest:
+            names = mentioned(schema)  # what only a schema speaks of that does not hold is not evaluated
+            if names is None or names - {key for world in worlds(rest) for key in world.get("properties", {})}:
+                raise Unsupported(
+                    f"the schema's keyword {path.split('/')[-1]!r} can't be honoured beside unevaluated ones"
+                )
+        return negated(schema, path, self._followed)
+
     # references
 
-    def _resolved(self, schema: Any, path: str) -> Any:
-        """A schema whose references are replaced by what they refer to, as far as it is only a reference."""
-        seen = set[str]()
-        while isinstance(schema, dict) and set(schema) - ANNOTATIONS == {"$ref"} and schema["$ref"] not in seen:
-            seen.add(schema["$ref"])
-            if schema["$ref"] in self._inside:  # inside itself: the depth must be counted, so it stays
-                break
-            schema = self._target(schema["$ref"], path)
-        return schema
+    def _followed(self, schema: Any, path: str) -> Any:
+        return followed(self.root, schema, path)
 
     def _referred(self, rest: dict[str, Any], path: str, free: int) -> Part:
         target = rest.pop("$ref")
         if self._inside.count(target) >= self.depth + 1:
             return alt([])  # deeper than we unroll: nothing
-        found = self._target(target, path)
-        whole = merged_all([rest, found], path) if rest else found
+        whole = merged_all([follow(self.root, target, path)], path, rest)
         self._inside.append(target)
         try:
             return self.part(whole, path + "/$ref", free)
         finally:
             self._inside.pop()
 
-    def _target(self, target: Any, path: str) -> Any:
-        if not isinstance(target, str) or not (target == "#" or target.startswith("#/")):
-            raise Unsupported(f"the reference {target!r} at {path} can't be honoured; refer to '#/$defs/...'")
-        found = self.root
-        for step in target.split("/")[1:]:
-            name = unquote(step).replace("~1", "/").replace("~0", "~")
-            try:
-                found = found[int(name)] if isinstance(found, list) else found[name]
-            except (KeyError, IndexError, ValueError, TypeError):
-                raise BadInput(f"the reference {target!r} at {path} leads nowhere") from None
-        return found
-
     # values
 
     def _listed(self, rest: dict[str, Any], path: str, free: int) -> Part:
-        values = rest.pop("enum", None)
+        values, excluded = rest.pop("enum", None), rest.pop(EXCEPT, [])
         if "const" in rest:
             const = rest.pop("const")
             values = [const] if values is None or any(same(const, value) for value in values) else []
         if not isinstance(values, list):
             raise BadInput(f"{path}/enum is a list, got {json.dumps(values)[:60]}")
-        kinds = self._types(rest, path)
-        fitting = [self._value(value) for value in values if any(is_of(value, kind) for kind in kinds)]
+        kinds = kinds_of(rest, path)
+        fitting = [
+            self._value(value)
+            for value in values
+            if any(is_of(value, kind) for kind in kinds) and not any(same(value, some) for some in excluded)
+        ]
         if not set(rest) - {"type"}:
             return alt(fitting)
         # other keywords hold too; what both languages have is valid under both
@@ -193,59 +228,30 @@ class Writer:
             return self._enclosed("{", pairs, "}")
         if isinstance(value, list):
             return self._enclosed("[", [self._value(some) for some in value], "]")
-        return text(json.dumps(value, ensure_ascii=False))
+        spelled = json.dumps(value, ensure_ascii=False)
+        return text(json.dumps(value) if any("\ud800" <= letter <= "\udfff" for letter in spelled) else spelled)
 
     def _enclosed(self, opening: str, parts: Sequence[Part], closing: str) -> Part:
         inside = [piece for i, part in enumerate(parts) for piece in ([self._comma] if i else []) + [part]]
         return seq([text(opening), self._pad, *inside, *([self._pad] if parts else []), text(closing)])
 
-    def _string(self, rest: Mapping[str, Any], path: str) -> Machine:
-        asked = {key: rest[key] for key in (*sorted(KEYWORDS["string"]), PATTERNS) if key in rest}
-        name = json.dumps(asked, sort_keys=True)
+    def _string(self, rest: dict[str, Any], path: str) -> Machine:
+        name = json.dumps({key: rest[key] for key in STRING_WORDS if key in rest})
         if name not in self._strings:
-            low, high = (self._count(rest, key, path) for key in ("minLength", "maxLength"))
-            whole = own(ANY)
-            if low or high is not None:
-                whole = characters(low or 0, high, self.meter)
-            if "format" in rest:
-                whole = both(format_of(rest["format"], self.meter), whole, self.meter)
-            for pattern in [*([rest["pattern"]] if "pattern" in rest else []), *rest.get(PATTERNS, ())]:
-                if not isinstance(pattern, str):
-                    raise BadInput(f"{path}/pattern is a string, got {pattern!r}")
-                whole = both(found_in(pattern, self.meter), whole, self.meter)
-            self._strings[name] = quoted(whole, self.meter)
+            self._strings[name] = quoted(self._bare(rest, path), self.meter)
         return self._strings[name]
 
-    def _count(self, rest: Mapping[str, Any], key: str, path: str) -> int | None:
-        value = rest.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
-            raise BadInput(f"{path}/{key} is a whole number from 0 on, got {value!r}")
-        return int(value)
+    def _bare(self, rest: dict[str, Any], path: str) -> Machine:
+        return string(rest, path, self._find, self.meter)
 
-    def _number(self, rest: Mapping[str, Any], path: str, *, whole: bool) -> Machine:
-        bounds = {key: self._bound(rest, key, path) for key in KEYWORDS["number"]}
-        low, above = _tighter(bounds["minimum"], bounds["exclusiveMinimum"], max)
-        high, below = _tighter(bounds["maximum"], bounds["exclusiveMaximum"], min)
-        step = bounds["multipleOf"]
-        if step is not None and (step != int(step) or step <= 0):
-            raise Unsupported(f"{path}/multipleOf is supported for whole numbers, got {step}")
-        if not whole and step is None:
-            return number(low, high, above=above, below=below, meter=self.meter)
-        least = None if low is None else int(low.to_integral_value("ROUND_CEILING")) + int(above and low == int(low))
-        most = None if high is None else int(high.to_integral_value("ROUND_FLOOR")) - int(below and high == int(high))
-        return integer(least, most, None if step is None else int(step), self.meter)
+    def _find(self, pattern: str) -> Machine:
+        if pattern not in self._patterns:
+            self._patterns[pattern] = found_in(pattern, self.meter)
+        return self._patterns[pattern]
 
-    def _bound(self, rest: Mapping[str, Any], key: str, path: str) -> Decimal | None:
-        value = rest.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:
-            raise BadInput(f"{path}/{key} is a number, got {value!r}")
-        return Decimal(repr(value))
-
-    # arrays and objects
+    @property
+    def _style(self) -> Style:
+        return Style(self._comma, self._pad, self.any_order)
 
     @property
     def _pad(self) -> Part:
@@ -263,106 +269,119 @@ class Writer:
         behind, before = WHITESPACE[self.whitespace]
         return leaf(own(before + sign + behind))
 
-    def _array(self, rest: Mapping[str, Any], path: str, free: int) -> Part:
-        low, high = (self._count(rest, key, path) for key in ("minItems", "maxItems"))
-        first = rest.get("prefixItems", [])
-        items = rest.get("items", True)
-        if isinstance(items, list):
-            raise Unsupported(f"{path}/items is a list, which draft 2020-12 calls prefixItems")
-        low = low or 0
-        deeper = free - 1
-        ways: list[Part] = []
-        if low == 0:
-            ways.append(seq([text("["), self._pad, text("]")]))
-        begin = [self.part(some, f"{path}/prefixItems/{i}", deeper) for i, some in enumerate(first)]
-        for count in range(max(low, 1), len(begin) + 1):
-            if (high is None or count <= high) and count < len(begin):
-                ways.append(self._enclosed("[", begin[:count], "]"))
-        more_low = max(low - len(begin), 0 if begin else 1)
-        more_high = None if high is None else high - len(begin)
-        if more_high is None or more_high >= more_low:
-            part = self.part(items, f"{path}/items", deeper) if items is not False else alt([])
-            more = repeat(part, more_low, more_high, self._comma)
-            if begin:
-                head = [piece for i, some in enumerate(begin) for piece in ([self._comma] if i else []) + [some]]
-                following = seq([self._comma, repeat(part, max(more_low, 1), more_high, self._comma)])
-                tails = ([seq([])] if more_low == 0 else []) + (
-                    [following] if more_high is None or more_high > 0 else []
-                )
-                more = seq([*head, alt(tails)])
-            ways.append(seq([text("["), self._pad, more, self._pad, text("]")]))
-        return alt(ways)
+    # arrays
 
-    def _object(self, rest: Mapping[str, Any], path: str, free: int) -> Part:
-        listed, required = rest.get("properties", {}), rest.get("required", [])
-        if not isinstance(listed, dict) or not isinstance(required, list):
-            raise BadInput(f"{path}/properties is an object and {path}/required a list of names")
-        others = rest.get("additionalProperties", not listed)
-        low, high = (self._count(rest, key, path) for key in ("minProperties", "maxProperties"))
-        keys = {**listed, **{key: rest.get("additionalProperties", True) for key in required if key not in listed}}
-        pairs = [
-            (
-                key in required,
-                seq([self._value(key), self._colon, self.part(some, f"{path}/properties/{key}", free - 1)]),
-            )
-            for key, some in keys.items()
+    def _array(self, rest: dict[str, Any], path: str, free: int) -> Part:
+        low, high = self._counts(rest, ("minItems", "maxItems"), list, path)
+        first = rest.get("prefixItems", [])
+        items = rest.get("items", rest.get("unevaluatedItems", True))
+        if high is None and items is False:
+            high = len(first)
+        if rest.get("uniqueItems") and (high is None or high > 1):
+            if not first and "contains" not in rest:
+                return self._set(items, path, free - 1, low, high)
+            tuple_only = high is not None and high <= len(first) and "contains" not in rest
+            if not tuple_only or any(overlapping(first, path, self._followed)):
+                raise Unsupported(f"the schema's keyword 'uniqueItems' at {path} can't be honoured beside prefixItems")
+        places = [(some, f"{path}/prefixItems/{i}") for i, some in enumerate(first)] + [(items, f"{path}/items")]
+        if "contains" not in rest:
+            ways = [[(0, self.part(some, at, free - 1))] for some, at in places]
+            return self._row(ranked(ways, (low, high), (0, None), self._style))
+        wanted, most = rest["contains"], count_of(rest, "maxContains", path)
+        least = count_of(rest, "minContains", path)
+        others = True if most is None else {"not": wanted}
+        ways = [
+            [
+                (hit, self.part(merged_all([some, also], at), f"{at}/contains", free - 1))
+                for hit, also in ((1, wanted), (0, others))
+            ]
+            for some, at in places
         ]
-        more = None
-        if others is not False:
-            name = without(own(ANY), machine(alt([text(key) for key in keys]), self.meter), self.meter)
-            value = self.part(others, f"{path}/additionalProperties", free - 1)
-            more = seq([leaf(quoted(name, self.meter)), self._colon, value])
-            if low is not None and low > max(sum(needed for needed, _ in pairs), 1):
-                # a name that is written twice would count twice
-                raise Unsupported(f"{path}/minProperties beyond what is required needs additionalProperties false")
-        inside = self._members(pairs, more, low or 0, high)
+        return self._row(ranked(ways, (low, high), (1 if least is None else least, most), self._style))
+
+    def _set(self, items: Any, path: str, free: int, low: int, high: int | None) -> Part:
+        """Items that are unlike: of groups that exclude each other, at most one each."""
+        found = told_apart(items, path, self._followed, self._bare)
+        if len(found) == 1 and not (high == 1 or "const" in found[0]):
+            raise Unsupported(
+                f"the schema's keyword 'uniqueItems' at {path} can't be honoured: nothing tells these items apart; let "
+                "them require a member that is a string or a number"
+            )
+        parts = [(False, self.part(merged_all([items, group], path), f"{path}/items", free)) for group in found]
+        return self._row(chosen(parts, None, low, high, self._style))
+
+    def _row(self, inside: Part) -> Part:
+        return seq([text("["), self._pad, inside, text("]")])
+
+    def _counts(
+        self, rest: dict[str, Any], words: tuple[str, str], kind: type[list[Any]] | type[dict[str, Any]], path: str
+    ) -> tuple[int, int | None]:
+        """How many parts there may be; where a value with parts is excluded, more than it has."""
+        low, high = (count_of(rest, word, path) for word in words)
+        sizes = [len(value) + 1 for value in rest.get(EXCEPT, ()) if isinstance(value, kind)]
+        return max([low or 0, *sizes]), high
+
+    # objects
+
+    def _object(self, rest: dict[str, Any], path: str, free: int) -> Part:
+        groups_of, required = worlds(rest), rest.get("required", [])
+        listed = [word for world in groups_of for word in world.get("properties", {})]
+        if not isinstance(required, list) or not all(isinstance(key, str) for key in required):
+            raise BadInput(f"{path}/required is a list of names")
+        low, high = self._counts(rest, ("minProperties", "maxProperties"), dict, path)
+        patterns = [word for world in groups_of for word in world.get("patternProperties", {})]
+        allowed = None
+        if "propertyNames" in rest:
+            allowed = machine(
+                self.part(merged_all([{"type": "string"}, rest["propertyNames"]], path), path), self.meter
+            )
+        pairs = []
+        for key in dict.fromkeys([*listed, *required]):
+            value = self._member(rest, key, {p for p in patterns if matches(p, key, self._find)}, path)
+            name = machine(self._value(key), self.meter)
+            if value is not False or key in required:
+                part = seq([leaf(name if allowed is None else both(name, allowed, self.meter)), self._colon])
+                below = self.part(value, f"{path}/properties/{key}", free - 1)
+                pairs.append((key in required, seq([part, below])))
+        more = self._others(rest, [*listed, *required], patterns, path)
+        spelled = [(quoted(names, self.meter), names, value) for names, value in more]
+        spread = low > max(len(required), 1)  # a name that is written twice would count twice
+        parts = []
+        for quotes, names, value in spelled:
+            kept = quotes if allowed is None else both(quotes, allowed, self.meter)
+            below = self.part(value, f"{path}/additionalProperties", free - 1)
+            if not spread:
+                parts.append(seq([leaf(kept), self._colon, below]))
+                continue
+            for place in groups(names):
+                some = both(quoted(both(names, at_byte(*place), self.meter), self.meter), kept, self.meter)
+                pairs.append((False, seq([leaf(some), self._colon, below])))
+        inside = chosen(pairs, alt(parts) if parts else None, low, high, self._style)
         return seq([text("{"), self._pad, inside, text("}")])
 
-    def _members(self, pairs: list[tuple[bool, Part]], more: Part | None, low: int, high: int | None) -> Part:
-        """The members of an object, from (is required, member) and what else may follow: what is left, and how many."""
-        cap = max(low, 1) if high is None else max(high, 1)
+    def _member(self, rest: dict[str, Any], key: str | None, matched: set[str], path: str) -> Any:
+        """The schema of a member by its name (None: of one that is not listed) and the patterns that match it."""
+        found: list[Any] = []
+        evaluated = any("additionalProperties" in world for world in worlds(rest))
+        for world in worlds(rest):
+            own = [world["properties"][key]] if key in world.get("properties", {}) else []
+            own += [some for pattern, some in world.get("patternProperties", {}).items() if pattern in matched]
+            evaluated |= bool(own)
+            found += own or [world.get("additionalProperties", True)]
+        if not evaluated:
+            found.append(rest.get("unevaluatedProperties", True))
+        return merged_all(found, path)
 
-        def grow(net: Net, at: int) -> int:
-            end = net.state()
-            nodes: dict[tuple[int, int], int] = {}
-            todo: list[tuple[int, int]] = []
-
-            def node(left: int, count: int) -> int:
-                key = (left, min(count, cap) if high is None else count)
-                if key not in nodes:
-                    nodes[key] = net.state()
-                    todo.append(key)
-                return nodes[key]
-
-            net.link(at, node((1 << len(pairs)) - 1, 0))
-            while todo:
-                left, count = todo.pop(0)
-                here = nodes[left, count]
-                waiting = [i for i in range(len(pairs)) if left >> i & 1]
-                if count >= low and not any(pairs[i][0] for i in waiting):
-                    net.link(self._pad(net, here) if count else here, end)
-                if high is not None and count >= high:
-                    continue
-                for i in waiting:
-                    after = left & ~(1 << i) if self.any_order else left >> (i + 1) << (i + 1)
-                    skipped = [] if self.any_order else [j for j in waiting if j < i]
-                    if not any(pairs[j][0] for j in skipped):
-                        member = seq([self._comma, pairs[i][1]]) if count else pairs[i][1]
-                        net.link(member(net, here), node(after, count + 1))
-                if more is not None and not any(pairs[i][0] for i in waiting):
-                    member = seq([self._comma, more]) if count else more
-                    net.link(member(net, here), node(0, count + 1))
-            return end
-
-        return grow
-
-
-def _tighter(
-    bound: Decimal | None, strict: Decimal | None, pick: Callable[..., Decimal]
-) -> tuple[Decimal | None, bool]:
-    """The bound that leaves less, and whether it is left out itself."""
-    given = [value for value in (bound, strict) if value is not None]
-    if not given:
-        return None, False
-    found = pick(given)
-    return found, found == strict
+    def _others(
+        self, rest: dict[str, Any], taken: Sequence[str], patterns: Sequence[str], path: str
+    ) -> list[tuple[Machine, Any]]:
+        """Names that are not listed and may be written, with the schema of their values."""
+        asked = {"additionalProperties", "unevaluatedProperties"}
+        spoken = any(set(world) & asked for world in [rest, *worlds(rest)])
+        listed = any(value is not False for world in worlds(rest) for value in world.get("properties", {}).values())
+        found = []
+        for names, matched in sorted_out(taken, patterns, self._find, self.meter):
+            value = self._member(rest, None, set(matched), path)
+            if value is not False and (matched or spoken or not (listed or patterns)):
+                found.append((names, value))
+        return found

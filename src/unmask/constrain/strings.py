@@ -1,4 +1,4 @@
-r"""Strings by length, format and pattern, and as JSON spells them.
+r"""Strings by length, format and pattern, as JSON spells them, and in groups that can be told apart.
 
 Languages are built over the string itself and spelled last (`quoted`): quotes, backslashes and the five control
 characters that have a short escape get it; everything else stands for itself, so a string has one spelling in JSON.
@@ -29,6 +29,9 @@ _TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?
 _LABEL = "[a-z0-9]+(?:-[a-z0-9]+)*"
 _HOST = rf"{_LABEL}(?:\.{_LABEL}){{0,3}}"
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_SEGMENT = "[A-Za-z0-9._~-]+"
+_URI = rf"https?://{_HOST}(?::[1-9][0-9]{{0,3}})?(?:/[A-Za-z0-9._~-]*)*(?:\?[A-Za-z0-9._~=&-]*)?(?:#[A-Za-z0-9._~-]*)?"
+_POINTER = r"(?:/(?:[A-Za-z0-9 _.-]|~[01])*)*"
 FORMATS = {
     "date": _DATE,
     "time": _TIME,
@@ -39,11 +42,28 @@ FORMATS = {
     "ipv4": rf"{_OCTET}(?:\.{_OCTET}){{3}}",
     "ipv6": "[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){7}",
     "uuid": "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
-    "uri": rf"https?://{_HOST}(?::[1-9][0-9]{{0,3}})?(?:/[A-Za-z0-9._~-]*)*(?:\?[A-Za-z0-9._~=&-]*)?(?:#[A-Za-z0-9._~-]*)?",
+    "uri": _URI,
+    "uri-reference": rf"{_URI}|/(?:{_SEGMENT}/)*(?:{_SEGMENT})?|{_SEGMENT}(?:/{_SEGMENT})*",
+    "uri-template": rf"{_URI}(?:/\{{[a-z_]+\}}(?:/[A-Za-z0-9._~-]+)*)*",
+    "json-pointer": _POINTER,
+    "relative-json-pointer": rf"(?:0|[1-9][0-9]{{0,2}})(?:#|{_POINTER})",
+    "regex": r"\^?(?:(?:[A-Za-z0-9 _/:@-]|\\[.dws]|\[(?:[a-z0-9_]|a-z|A-Z|0-9)+\]|\.)[*+?]?)+\$?",
+    "byte": "(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?",
 }
-"""Formats by name: each as narrow as all readers agree on (years of four digits, lower-case hosts, full IPv6)."""
-_LONGEST = {"hostname": 63}
+FORMATS |= {
+    "idn-email": FORMATS["email"],
+    "idn-hostname": _HOST,
+    "iri": _URI,
+    "iri-reference": FORMATS["uri-reference"],
+}
+FORMATS |= dict.fromkeys(("path", "file-path", "directory-path"), rf"/?(?:{_SEGMENT}/)*{_SEGMENT}")
+FORMATS |= dict.fromkeys(("binary", "password"), ANY)
+"""Formats by name, of draft 2020-12, OpenAPI and pydantic: each as narrow as all readers agree on (years of four
+digits, lower-case hosts, full IPv6)."""
+_LONGEST = {"hostname": 63, "idn-hostname": 63}
 """Characters of formats that have a limit; counting in a regex would be slow to compile."""
+_DEEPEST_PLACE, _MANY, _FEW = 24, 8, 12
+"""Of groups of strings: the last place that is looked at, how many bytes are many, how many get a group each."""
 
 
 def format_of(name: str, meter: Meter) -> Machine:
@@ -136,3 +156,35 @@ def quoted(value: Machine, meter: Meter) -> Machine:
     table = np.where(table == DEAD, DEAD, table + 1)[order]
     table = np.where(table == len(table), 0, table).astype(np.int32)
     return trim(Machine(table, order == 2 * size), meter)
+
+
+def at_byte(place: int, low: int, high: int) -> Machine:
+    """Strings with a byte from low to high at a place; for -1 those that end at or before it."""
+    table = np.full((place + 2, BYTES), DEAD, np.int32)
+    table[:place] = np.arange(1, place + 1)[:, None]
+    table[place + 1] = place + 1
+    if low < 0:
+        return Machine(table[: place + 1], np.ones(place + 1, bool))
+    table[place, low : high + 1] = place + 1
+    return Machine(table, np.arange(place + 2) == place + 1)
+
+
+def groups(value: Machine) -> list[tuple[int, int, int]]:
+    """Arguments of `at_byte` that split a language into some parts that exclude each other.
+
+    The place is the first at which many bytes may stand.
+    """
+    front, found = np.zeros(1, np.int64), list[np.ndarray]()
+    while len(front) and len(found) < _DEEPEST_PLACE:
+        ways = value.table[front]
+        found.append(np.flatnonzero((ways != DEAD).any(0)))
+        front = np.unique(ways[ways != DEAD])
+    place = next(
+        (i for i, some in enumerate(found) if len(some) >= _MANY), max(range(len(found)), key=lambda i: len(found[i]))
+    )
+    some = found[place]
+    if not len(some):
+        return [(place, -1, -1)]
+    cuts = some if len(some) <= _FEW else np.array([0, *map(ord, "05Aadgkmprtw{")])
+    ranges = [(int(low), int(high) - 1) for low, high in zip(cuts, [*cuts[1:], BYTES], strict=True)]
+    return [(place, -1, -1)] + [(place, a, b) for a, b in ranges if ((some >= a) & (some <= b)).any()]
