@@ -25,8 +25,8 @@ FEW, GROWTH = 64, 8
 BINS, SORTED = 2048, 512
 """Of a histogram, and tokens of a bin that are sorted rather than counted again."""
 
-UNIT = 2.0**62
-"""What a probability of 1 is as a whole number."""
+UNIT, BITS = 2.0**62, 43.0
+"""What a probability of 1 is as a whole number, and nats, rounded up, from it down to a probability of one unit."""
 
 
 def kept(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
@@ -37,7 +37,7 @@ def kept(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[Tensor,
         -1 where there are no more; None stands for all tokens in order. M depends on the row alone; of equal logits the
         one with the lower id comes first.
     """
-    highest, total = _scale(logits)
+    highest, weight, total = _scale(logits)
     rows = torch.arange(len(logits), device=logits.device)
     # a nucleus has no fewer tokens than it would have if all were as probable as the best
     least = torch.minimum(_or(top_p * total, top_p < 1, torch.inf), _or(top_k, top_k > 0, torch.inf))
@@ -45,7 +45,8 @@ def kept(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[Tensor,
     done = torch.zeros_like(rows, dtype=torch.bool)
     if len(some):
         ranked, ids = _ranked(_of(logits, some), FEW)
-        left = ranked.masked_fill(_behind(ranked, highest[some], total[some], top_k[some], top_p[some]), -torch.inf)
+        shares = _units((ranked - highest[some]).exp_(), total[some])
+        left = ranked.masked_fill(_behind(ranked, shares, top_k[some], top_p[some]), -torch.inf)
         # all is told once the last of these is taken out, and so are all that equal it
         over = (left.isinf() | (ranked > ranked[:, -1:])).all(1) | (ranked.shape[1] == logits.shape[1])
         done[some] = over
@@ -54,11 +55,11 @@ def kept(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[Tensor,
     rest = (~done).nonzero()[:, 0]
     if len(rest):
         wide = _of(logits, rest)
-        there = ~_outside(wide, highest[rest], total[rest], top_k[rest], top_p[rest])
+        there = ~_outside(wide, (_of(weight, rest), total[rest]), top_k[rest], top_p[rest])
         for part, ids in _told(there):
             ours = rest[part]
             if ids is None:
-                yield ours, _of(wide, part).masked_fill(~_of(there, part), -torch.inf), None
+                yield ours, torch.where(_of(there, part), _of(wide, part), -torch.inf), None
             else:
                 yield ours, _of(wide, part).gather(1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf), ids
 
@@ -74,39 +75,43 @@ def outside(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
         top_k: (N, 1) float64; 0 keeps all.
         top_p: (N, 1) float64, above 0; 1 keeps all.
     """
-    return _outside(logits, *_scale(logits), top_k, top_p)
+    return _outside(logits, _scale(logits)[1:], top_k, top_p)
 
 
-def _outside(logits: Tensor, highest: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    out, numbers = torch.zeros_like(logits, dtype=torch.bool), total.isfinite()
+def _outside(logits: Tensor, scale: tuple[Tensor, Tensor], top_k: Tensor, top_p: Tensor) -> Tensor:
+    (weight, total), out = scale, torch.zeros_like(logits, dtype=torch.bool)
+    numbers = total.isfinite()
     some = (numbers & (top_p < 1))[:, 0].nonzero()[:, 0]
     if len(some):
         x = _of(logits, some)
-        value, last = _last(x, _units(x, highest[some], total[some]), _bar(top_p[some]))
+        floor = x.amax(1, keepdim=True) + total[some].log() - BITS
+        value, last = _last(x, _units(_of(weight, some), total[some]), _bar(top_p[some]), floor)
         ids = torch.arange(x.shape[1], device=x.device)
         out[some] = (x < value) | ((x == value) & (ids > last))
     some = (numbers & (top_k > 0))[:, 0].nonzero()[:, 0]
     if len(some):
         x = _of(logits, some)
-        out[some] |= x < _last(x, (x > -torch.inf).long(), top_k[some].long())[0]
+        there = x > -torch.inf
+        floor = torch.where(there, x, torch.inf).amin(1, keepdim=True)
+        out[some] |= x < _last(x, there.long(), top_k[some].long(), floor)[0]
     return out
 
 
-def _behind(ranked: Tensor, highest: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """(N, M) bool: what is taken out of the M best logits, in falling order."""
-    units = _units(ranked, highest, total)
+def _behind(ranked: Tensor, units: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """(N, M) bool: what is taken out of the M best logits, in falling order, with their probabilities in units."""
     beyond = (units.cumsum(1) - units >= _bar(top_p)) & (top_p < 1)
     kth = ranked.gather(1, (top_k.long() - 1).clamp(0, ranked.shape[1] - 1))
     return beyond | ((ranked < kth) & (top_k > 0))
 
 
-def _last(x: Tensor, weight: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
+def _last(x: Tensor, weight: Tensor, bar: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     """The last token of each row before which the weights sum to less than `bar`, by falling value and rising id.
 
     Args:
         x: values (N, M).
-        weight: (N, M) int64, positive or 0, and 0 where a value is infinite; some token of each row has one.
+        weight: (N, M) int64, 0 or more; some token of each row has one.
         bar: (N, 1) int64, at least 1.
+        floor: (N, 1), finite; what lies below it weighs nothing.
     Returns:
         Its value and its id, (N, 1) each; -inf and M where all weights together are less.
     """
@@ -114,16 +119,15 @@ def _last(x: Tensor, weight: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
     short, asked, size = every < bar, torch.minimum(bar, every), x.shape[1]
     before, ids = torch.zeros_like(bar), None
     while x.shape[1] > SORTED:
-        bins = _bins(x, weight)
+        bins = _bins(x, floor)
         upto = x.new_zeros(len(x), BINS + 1, dtype=torch.int64).scatter_add_(1, bins, weight).cumsum_(1).add_(before)
         at = (upto < asked).sum(1, keepdim=True)
         inside = _places(bins == at)
         if inside.shape[1] == x.shape[1]:  # they are all alike
             break
         before = upto.gather(1, (at - 1).clamp(min=0)).where(at > 0, before)
-        here = inside.clamp(min=0)
-        x = x.gather(1, here).masked_fill_(inside < 0, -torch.inf)
-        weight = weight.gather(1, here).masked_fill_(inside < 0, 0)
+        here = torch.where(inside < 0, inside[:, :1], inside)  # rows are filled up with one of theirs, without a weight
+        x, weight = x.gather(1, here), weight.gather(1, here).masked_fill_(inside < 0, 0)
         ids = here if ids is None else ids.gather(1, here)
     ranked, order = x.sort(dim=1, descending=True, stable=True)
     at = (weight.gather(1, order).cumsum_(1).add_(before) < asked).sum(1, keepdim=True)
@@ -132,9 +136,9 @@ def _last(x: Tensor, weight: Tensor, bar: Tensor) -> tuple[Tensor, Tensor]:
     return value.masked_fill(short, -torch.inf), last.masked_fill(short, size)
 
 
-def _bins(x: Tensor, weight: Tensor) -> Tensor:
-    """(N, M) the bin of each value: the higher, the earlier; those below all that weigh something are in the last."""
-    top, low = x.amax(1, keepdim=True), x.masked_fill(weight == 0, torch.inf).amin(1, keepdim=True)
+def _bins(x: Tensor, floor: Tensor) -> Tensor:
+    """(N, M) the bin of each value: the higher, the earlier; those below the floor are in the last one."""
+    top, low = x.amax(1, keepdim=True), torch.maximum(x.amin(1, keepdim=True), floor)
     finest = (BINS - 1) / (top - low).clamp(min=1e-290)  # where all are alike the first bin has them
     return (top - x).mul_(finest).clamp_(max=BINS).long()
 
@@ -173,15 +177,16 @@ def _ranked(logits: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
-def _scale(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest logit of each row, and by how much all tokens together are more probable than it; (N, 1) each."""
+def _scale(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The highest logits (N, 1), how probable each token is in comparison (N, V), and all of them together (N, 1)."""
     highest = logits.amax(1, keepdim=True)
-    return highest, row_sum((logits - highest).exp_())[:, None]
+    weight = (logits - highest).exp_()
+    return highest, weight, row_sum(weight)[:, None]
 
 
-def _units(logits: Tensor, highest: Tensor, total: Tensor) -> Tensor:
+def _units(weight: Tensor, total: Tensor) -> Tensor:
     """Probabilities as whole numbers, int64."""
-    return (logits - highest).exp_().div_(total).mul_(UNIT).long()
+    return (weight / total).mul_(UNIT).long()
 
 
 def _bar(top_p: Tensor) -> Tensor:
