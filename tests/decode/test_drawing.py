@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from unmask.base.vocab import Traits, Vocab
 from unmask.decode import propose as propose_module
 from unmask.decode.bias import Biases, checked
 from unmask.decode.decoder import build
+from unmask.decode.nucleus import row_sum
 from unmask.decode.propose import Sampling, propose
 from unmask.decode.windows.whole import Whole
 
@@ -61,11 +64,11 @@ def reference(logits: Tensor, row: Row, vocab: Vocab, *, position: int, key: Ten
     for i in (*FORBIDDEN, vocab.mask, *(vocab.ends if position < row.no_end_before else ())):
         x[i] = -math.inf
     order = sorted(range(len(x)), key=lambda i: (-x[i], i))
-    ranked = torch.tensor([x[i] for i in order], dtype=torch.float64)
-    p = (ranked - torch.tensor(x, dtype=torch.float64).logsumexp(0)).exp()
-    beyond = ((p.cumsum(0) - p >= row.top_p) & (row.top_p < 1)).tolist()  # borders are compared as they are there
+    weights = (torch.tensor(x, dtype=torch.float64) - x[order[0]]).exp()
+    units = [int(share * 2**62) for share in (weights / row_sum(weights[None])).tolist()]  # rounded as they are there
+    before, bar = [0, *accumulate(units[i] for i in order)], Fraction(row.top_p) * 2**62
     least = x[order[min(row.top_k or len(x), len(x)) - 1]]
-    kept = [i for i, out in zip(order, [False, *beyond[1:]], strict=True) if not out and x[i] >= least]
+    kept = [i for i, told in zip(order, before, strict=False) if (row.top_p == 1 or told < bar) and x[i] >= least]
     total = math.fsum(math.exp(x[i] - x[order[0]]) for i in kept)
     log_p = {i: x[i] - x[order[0]] - math.log(total) for i in kept}
     drawn = order[0]
@@ -161,11 +164,17 @@ def test_against_the_reference(rows, size, scale, steps, missing, seed):
     compare(logits.masked_fill(gone, -torch.inf), rows, seed)
 
 
-@pytest.mark.parametrize("elements", [1, 1200, 1 << 18])
+@pytest.mark.parametrize("elements", [1, 6000, 1 << 18])
 def test_any_number_at_a_time(monkeypatch, elements):
-    logits = torch.randn(3, 4, 600, generator=torch.Generator().manual_seed(5)) * 3
-    rows = [Row(temperature=1.0, top_logprobs=3), Row(temperature=0.7, top_p=0.8, bias=((3, 2.0),)), Row(top_k=3)]
+    logits = torch.randn(5, 4, 3000, generator=torch.Generator().manual_seed(5)) * 3
+    wide = [Row(temperature=1.0, top_p=0.999, heat=9.0, top_logprobs=2), Row(top_p=0.9, heat=3.0, top_k=900)]
+    cool = Row(temperature=0.7, top_p=0.8, bias=((3, 2.0),))
+    rows = [Row(temperature=1.0, top_logprobs=3), cool, Row(top_k=3), *wide]
     wanted, _, _ = offered(logits, rows, 3)
+    assert wanted.ranked is not None and wanted.ranked_log_prob is not None
+    assert torch.equal(wanted.ranked[3, :, 0], wanted.best[3])  # however its nucleus was found
+    assert torch.equal(wanted.ranked_log_prob[3, :, 0], wanted.top[3])
+    assert bool((wanted.ranked_log_prob[3, :, 1] > -math.inf).all())
     monkeypatch.setitem(propose_module.DRAWN_ELEMENTS, "cpu", elements)
     found, _, _ = offered(logits, rows, 3)
     for name in ("tokens", "log_prob", "best", "top", "standing", "entropy", "margin", "ranked", "ranked_log_prob"):
@@ -226,7 +235,7 @@ def test_a_long_row_alone_is_told_the_same():
     torch.set_num_threads(2)
     try:
         logits = torch.randn(6, 1, 150_001, generator=torch.Generator().manual_seed(7)) * 3
-        rows = [Row(temperature=1.0), Row(), Row(top_p=0.5)] * 2
+        rows = [Row(temperature=1.0), Row(), Row(top_p=0.5), Row(top_p=0.9, heat=9.0), Row(top_p=0.999), Row()]
         together, _, _ = offered(logits, rows, 0)
         for r in range(len(rows)):
             alone, _, _ = offered(logits[r : r + 1], rows[r : r + 1], r)
@@ -236,7 +245,9 @@ def test_a_long_row_alone_is_told_the_same():
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("row", [Row(), Row(temperature=1.0), Row(top_p=0.9), Row(top_k=3, temperature=0.5)])
+@pytest.mark.parametrize(
+    "row", [Row(), Row(temperature=1.0), Row(top_p=0.9), Row(top_p=0.01), Row(top_k=3, temperature=0.5)]
+)
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_what_is_no_number_is_told(row, poison):
     logits = torch.zeros(1, 2, 600)

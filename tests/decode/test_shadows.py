@@ -1,5 +1,7 @@
 """What travels beside the text, and blocks that are written at once: against loops that spell the method out."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -8,8 +10,10 @@ from unmask.base.attend import ALL, NOBODY, Attend, Shadows
 from unmask.base.canvas import Canvas
 from unmask.base.errors import BadInput, Unsupported
 from unmask.base.vocab import Traits, Vocab
+from unmask.decode import loop
 from unmask.decode.decoder import build
 from unmask.decode.loop import denoise
+from unmask.decode.memory import Remembering
 from unmask.decode.trace import Trace, record
 from unmask.models.backbone import Shape, Transformer
 
@@ -315,6 +319,25 @@ def test_guessed_steps_of_a_network_are_right_often_enough_to_save_forwards():
     assert forwards[1] < forwards[0]
 
 
+@pytest.mark.parametrize("steps", [12, 40])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("positions", [1 << 20, 3 * 15, 15])
+def test_guesses_never_cost_forwards_where_most_steps_write_nothing(monkeypatch, steps, count, positions):
+    """Without them a row travels once for each text that it has been, if all texts are remembered."""
+    monkeypatch.setattr(loop, "Remembering", partial(Remembering, most_bytes=positions * 7 * 8))
+    rows, total = [open_tail([5], 9), open_tail([7, 8], 5), open_tail([9, 4, 2], 12)], torch.zeros(2, dtype=torch.int64)
+    for seed in range(2):
+        forwards = []
+        for lookahead in (0, count):
+            model = RandomConditionals(6, 15, seed=seed, scale=9.0)
+            rows_at = [([x if x != MASK else model.vocab.mask for x in ids], is_open) for ids, is_open in rows]
+            options = {"temperature": 0.5, "steps": steps, "seeds": [seed, seed + 9, seed + 18], "lookahead": lookahead}
+            forwards.append(write(model, rows_at, "whole x ancestral", **options)[0].forwards)
+        assert bool((forwards[1] <= forwards[0]).all()), (seed, forwards)
+        total += torch.stack(forwards).sum(1)
+    assert total[1] < total[0] or count == 1 or steps == 40 or positions == 15
+
+
 @pytest.mark.parametrize("decoder", ["whole x quota", "block x quota"])
 def test_an_end_of_text_ends_guesses_too(decoder):
     ended = 0
@@ -344,6 +367,29 @@ def test_an_end_of_text_ends_guesses_too(decoder):
 def test_what_can_not_go_together_is_refused(decoder, options, says):
     with pytest.raises((BadInput, Unsupported), match=says):
         build(decoder, traits=MIXED, vocab=network().vocab, **options)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "useless", "guesses"),
+    [
+        ("whole x threshold", "eta", True),
+        ("block x ancestral", "threshold", True),
+        ("ar", "threshold", False),
+        ("vicinity x threshold", "eta", False),
+        ("block x threshold + edit", "eta", False),
+        ("self-speculative", "threshold", False),
+    ],
+)
+def test_only_those_say_that_they_take_guesses_that_do(decoder, useless, guesses):
+    options = {"traits": MIXED, "vocab": network().vocab}
+    with pytest.raises(BadInput, match=useless) as refused:
+        build(decoder, **options, **{useless: 0.5})
+    assert ("lookahead" in str(refused.value)) == guesses
+    if guesses:
+        assert build(decoder, **options, lookahead=2).lookahead == 2
+    else:
+        with pytest.raises(Unsupported, match="leave lookahead out"):
+            build(decoder, **options, lookahead=2)
 
 
 def test_drafts_need_a_mask_and_judges_need_a_model_that_speaks_of_masks():

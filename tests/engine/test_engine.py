@@ -169,6 +169,24 @@ def test_what_ranks_alike_is_chosen_alike_whether_others_have_read_the_prompt_or
         assert found[0][-1] == in_parts[-1]
 
 
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="other libraries make no such promise")
+@pytest.mark.parametrize("name", ["llada", "mdlm", "dream", "fast-dllm-dual", "block x quota"])
+def test_where_nothing_is_given_rounding_decides_and_it_is_the_same_everywhere(name):
+    """Rows of nothing but masks: all positions look alike, and the last digit says which of them comes first."""
+    model = small()
+    decoder = build(name, traits=model.traits, vocab=model.vocab, internal={"forbidden": (2,), "no_end_before": 0.0})
+    requests = [Request(layout=lay([Gap(length=size)]), decoder=decoder, seed=size) for size in (3, 7, 13, 21, 37, 51)]
+    engine = Engine(model, rows=9)
+    ids = [(engine.add(request), engine.add(asked(number))) for number, request in enumerate(requests)]
+    found = drain(engine)
+    for (id, _), request in zip(ids, requests, strict=True):
+        session = Session(model, [request.layout], decoder, [request.seed])
+        list(session.run())
+        (wanted,), result = session.results(), found[id][1].result
+        assert result.gaps == wanted.gaps
+        assert result.changes == wanted.changes  # log-probabilities, to the bit
+
+
 @pytest.mark.parametrize("positions", [1, 2, 5])
 @pytest.mark.parametrize("name", ["block x threshold", "self-speculative", "many x quota"])
 def test_what_is_fed_once_more_is_not_taken_for_text_to_be_read(positions, name):

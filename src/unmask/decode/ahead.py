@@ -3,8 +3,8 @@
 What the model held at its last look tells what the next steps would write if it changed its mind about nothing. The
 policies themselves make these guesses, and the texts that come out travel beside the one that stands. Where a step
 turns out as guessed, the forward has already seen what comes of it, and the next one is decided too. What is decided,
-and from what, is as if there had been no guesses. Where most steps write nothing and whole rows are fed, forwards may
-be more instead: `Remembering` asks again about a row whose guesses have changed.
+and from what, is as if there had been no guesses, and never in more forwards: a row whose text `Remembering` knows
+makes no guesses, and no forward is made for a text that would have had none without them.
 
 Source: the idea is that of SSD (Gao et al. 2025, arXiv:2510.04147) and Spiffy (Agrawal et al. 2025, arXiv:2509.18085),
 where the guesses are made for the one-token rule; here they form one chain (no tree), made by any policies.

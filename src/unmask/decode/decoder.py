@@ -1,7 +1,7 @@
 """A decoder is a window, a few policies and a way to draw: built by name, by spelling, or from a model's defaults."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
@@ -193,15 +193,16 @@ def build(
         chosen = next((policy for option, policy in _COMMITS.items() if option in given), chain[0])
         chain[0] = chosen
     parts = [windows.TABLE[preset.window], *(policies.TABLE[p] for p in chain), Sampling]
-    takes = {f.name for part in parts for f in fields(part)} & set(OPTIONS) | {"guidance", "lookahead"}
+    takes = {f.name for part in parts for f in fields(part)} & set(OPTIONS) | {"guidance"}
+    takes |= {"lookahead"} if _guessable(parts[0], parts[1:-1], traits) else set()
     dial = "steps" in takes and chain[0] != "everything"  # else nothing is left to choose: a forward takes all it sees
     takes |= {"effort"} if dial else set()
     takes |= set() if windows.TABLE[preset.window].exact else {"audit"}
-    useless = sorted(set(given) - takes)
+    useless = sorted(set(given) - takes - {"lookahead"})  # why that can't be is said by `_fits`
     if useless:
         what = f"{preset.window} x {' + '.join(chain)}"
         raise BadInput(f"{useless[0]} has no effect on this decoder ({what}); it takes {', '.join(sorted(takes))}")
-    values = {k: check(k, v) for k, v in {**settings, **given}.items() if k in takes}
+    values = {k: check(k, v) for k, v in {**settings, **given}.items() if k in {*takes, "lookahead"}}
     everything = {
         "mask": vocab.mask,
         "size": vocab.size,
@@ -269,11 +270,16 @@ def _fits(decoder: Decoder, name: str, traits: Traits) -> None:
         raise Unsupported(f"the policy wino needs the window whole or block, not {name}")
     if isinstance(window, windows.Many) and decoder.revises:
         raise Unsupported(f"a block is begun behind text that stays, so {name} can't take tokens back")
-    if decoder.lookahead and (decoder.revises or traits.clock or not hasattr(window, "guessed")):
+    if decoder.lookahead and not _guessable(window, chain, traits):
         raise Unsupported(
             f"steps are guessed for the windows whole and block, policies that take nothing back and networks without "
             f"a clock, not for {name}; leave lookahead out"
         )
+
+
+def _guessable(window: Any, chain: Sequence[Any], traits: Traits) -> bool:
+    """Whether steps of these parts, made or not, can be guessed ahead."""
+    return hasattr(window, "guessed") and not traits.clock and not any(policy.revises for policy in chain)
 
 
 def _names(part: Any) -> list[str]:

@@ -4,7 +4,8 @@ Where a step changed nothing in a row, a network that takes no time would say wh
 Ancestral samplers with more steps than tokens make most of their steps like that.
 
 What is kept are the features of the last answer as they came, and of rows that were answered before and had no part in
-it, most recent first, as long as all of it stays below a number of bytes.
+it, most recent first, as long as all of it stays below a number of bytes. What travels beside a text (`Shadows`) is not
+seen by it: the text is known with or without that, and that is not kept.
 
 Source: Sahoo et al. 2024, MDLM, arXiv:2406.07524, sec. 4.2 ("cache" of its sampler: no new forward while no token
 changes); there for a whole batch, here row by row.
@@ -47,7 +48,7 @@ class Remembering:
         self.model, self.most_bytes = model, most_bytes
         self._place = torch.full((rows,), _NOBODY, device=model.device)  # of a row among those that are known
         self._rows = self._place[:0]  # (M,) those that are known, and those that were forgotten since
-        self._tokens = self._place[:0, None]  # (M, W) what was fed to them
+        self._tokens = self._place[:0, None]  # (M, W) the text that was fed to them
         self._features = torch.zeros(0, 1, 0, device=model.device)  # (M, W, D)
         self.spared = torch.zeros(0, dtype=torch.bool, device=model.device)
 
@@ -79,21 +80,27 @@ class Remembering:
         assert cache is None
         assert t is None
         rows = torch.arange(len(tokens), device=tokens.device) if rows is None else rows
-        width = tokens.shape[1]
-        fed = self._widened(tokens.masked_fill(positions < 0, _FILLER))
+        fed, beside, width = positions >= 0, _beside(attend, tokens), tokens.shape[1]
+        there = fed & ~beside
+        size = int((there.any(0) * torch.arange(1, width + 1, device=there.device)).amax())
+        text = self._widened(tokens.masked_fill(~there, _FILLER)[:, :size])
         place = self._place[rows]
-        self.spared = place >= 0
+        self.spared = (place >= 0) & ~(fed & beside).any(1)
         if len(self._rows):
-            self.spared &= (self._tokens[place.clamp(min=0)] == fed).all(1)
+            self.spared &= (self._tokens[place.clamp(min=0)] == text).all(1)
         asked = (~self.spared).nonzero()[:, 0]
         if not len(asked):
-            return self._features[place, :width]
+            return self._known(place, width)
         said = self.model.read(tokens[asked], positions=positions[asked], attend=attend.rows(asked), rows=rows[asked])
         if len(asked) < len(rows):
-            old = self._features[place.clamp(min=0), :width]
-            said = old.index_copy(0, asked, said)
-        self._keep(rows, fed, said)
+            said = self._known(place.clamp(min=0), width).index_copy(0, asked, said)
+        self._keep(rows, text, said[:, :size])
         return said
+
+    def _known(self, place: Tensor, width: int) -> Tensor:
+        """Features (R, width, D) of those that are known, zeros behind the text."""
+        known = self._features[place, :width]
+        return F.pad(known, (0, 0, 0, width - known.shape[1]))
 
     def _widened(self, fed: Tensor) -> Tensor:
         """Tokens (R, W), and those that are known, made as wide as the wider of the two."""
@@ -121,3 +128,9 @@ class Remembering:
         self._rows, self._tokens, self._features = torch.cat([rows, self._rows[others]]), tokens, features
         self._place.fill_(_NOBODY)
         self._place[self._rows] = torch.arange(len(self._rows), device=rows.device)
+
+
+def _beside(attend: Attend, fed: Tensor) -> Tensor:
+    """(R, W) bool: which slots of what is fed stand beside the text."""
+    slots = torch.arange(fed.shape[1], device=fed.device)
+    return (torch.zeros_like(fed) if attend.shadows is None else slots >= attend.shadows.first[:, None]).bool()

@@ -5,19 +5,24 @@ exist for asked targets alone, a chunk of rows at a time.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.base import seeds
+from unmask.base.attend import NOBODY
 from unmask.base.denoiser import Cache, Carrier, Denoiser
 from unmask.base.errors import Unsupported
 from unmask.base.step import Plan, Proposal, State
 from unmask.base.vocab import Vocab
+from unmask.decode import nucleus
 from unmask.decode.bias import Bias, Biases, add_bias
 from unmask.decode.knobs import Knob, column, count
+from unmask.decode.nucleus import row_sum
+from unmask.nn.cache import rounded
 from unmask.noise import clock
 
 if TYPE_CHECKING:
@@ -28,9 +33,6 @@ CHUNK_ELEMENTS = 1 << 24
 
 DRAWN_ELEMENTS = {"cpu": 1 << 18}
 """Logits that are drawn from at a time, by kind of device; those of a chunk elsewhere. 2 MiB stay in a core's cache."""
-
-FEW, GROWTH = 64, 8
-"""Tokens that are looked at first where top-k or top-p takes some out, and how many times more if these are too few."""
 
 ALL_READS = frozenset({"entropy", "margin"})
 """Statistics that are computed for policies that read them; the others always are."""
@@ -141,7 +143,8 @@ def propose(
 
 
 def read(model: Denoiser, plan: Plan, cache: Cache | None) -> Tensor:
-    """Features (R, W, D) of what a plan feeds."""
+    """Features (R, W, D) of what a plan feeds, and, without a cache, of fillers behind it."""
+    plan = plan if cache is not None else _widened(plan)
     return model.read(
         plan.tokens,
         positions=plan.positions,
@@ -151,6 +154,18 @@ def read(model: Denoiser, plan: Plan, cache: Cache | None) -> Tensor:
         rows=plan.rows,
         keep=plan.keep,
         slots=None if cache is None else plan.slots,
+    )
+
+
+def _widened(plan: Plan) -> Plan:
+    """The plan with fillers behind its widest row, so that sums over what is fed run as in any company."""
+    more = (0, rounded(plan.positions.shape[1]) - plan.positions.shape[1])
+    return replace(
+        plan,
+        positions=F.pad(plan.positions, more, value=NOBODY),
+        tokens=F.pad(plan.tokens, more),
+        slots=F.pad(plan.slots, more, value=NOBODY),
+        keep=F.pad(plan.keep, more),
     )
 
 
@@ -235,7 +250,7 @@ def _parts(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[Tenso
     filters = ((top_k > 0) | (top_p < 1))[:, 0]
     some, rest = filters.nonzero()[:, 0], (~filters).nonzero()[:, 0]
     if len(some):
-        for part, chosen, ids in _kept(logits[some] if len(rest) else logits, top_k[some], top_p[some]):
+        for part, chosen, ids in nucleus.kept(logits[some] if len(rest) else logits, top_k[some], top_p[some]):
             yield some[part], chosen, ids
     if len(rest):
         yield rest, logits[rest] if len(some) else logits, None
@@ -245,39 +260,7 @@ def _limited(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Logits (N, V) with all that top-k or top-p take out at -inf."""
     if not bool(((top_k > 0) | (top_p < 1)).any()):
         return logits
-    kept = torch.full_like(logits, -torch.inf)
-    for part, chosen, ids in _parts(logits, top_k, top_p):
-        kept[part] = chosen if ids is None else kept[part].scatter(1, ids, chosen)
-    return kept
-
-
-def _kept(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Rows (N,), their M best logits (N, M) in falling order with all outside top-k or top-p at -inf, and their tokens.
-
-    M is as small as it may be: a row is given out once the last of its M logits, and all that equal it, are taken out.
-    """
-    mass, rows, size = _log_sum(logits)[:, None], torch.arange(len(logits), device=logits.device), FEW
-    while len(rows):
-        ranked, ids = _ranked(logits if len(rows) == len(logits) else logits[rows], size)
-        kept = _filtered(ranked, mass[rows], top_k[rows], top_p[rows])
-        over = (kept.isinf() | (ranked > ranked[:, -1:])).all(1) | (ranked.shape[1] == logits.shape[1])
-        if bool(over.any()):
-            yield rows[over], kept[over], ids[over]
-        rows, size = rows[~over], size * GROWTH
-
-
-def _ranked(logits: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The `size` best logits of each row (N, V) and their tokens, equal ones by rising id."""
-    if size >= logits.shape[1]:
-        every = logits.sort(dim=-1, descending=True, stable=True)
-        return every.values, every.indices
-    best = logits.topk(size, dim=-1)
-    tied = (best.values[:, 1:] == best.values[:, :-1]).any(1).nonzero()[:, 0]  # topk leaves these in any order
-    if len(tied):
-        ids = best.indices[tied].sort(dim=-1).values
-        order = logits[tied[:, None], ids].argsort(dim=-1, descending=True, stable=True)
-        best.indices[tied] = ids.gather(1, order)
-    return best.values, best.indices
+    return logits.masked_fill(nucleus.outside(logits, top_k, top_p), -torch.inf)
 
 
 def _ranks(logits: Tensor, ids: Tensor | None, wanted: Tensor, most: int) -> tuple[Tensor, Tensor]:
@@ -290,36 +273,11 @@ def _ranks(logits: Tensor, ids: Tensor | None, wanted: Tensor, most: int) -> tup
     some = wanted.nonzero()[:, 0]
     size = min(most, logits.shape[1])
     if len(some):
-        if ids is None:
-            best, at = _first(logits[some], size)
-        else:
-            best, at = logits[some, :size], ids[some, :size]  # in order already
+        best, at = nucleus.first(logits[some], size)
         beyond = torch.arange(size, device=logits.device) >= wanted[some, None]
-        tokens[some, :size], values[some, :size] = at, best.masked_fill(beyond, -torch.inf)
+        tokens[some, :size] = at if ids is None else ids[some].gather(1, at)
+        values[some, :size] = best.masked_fill(beyond, -torch.inf)
     return tokens, values
-
-
-def _first(logits: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """As `_ranked`; and of tokens that are as good as the last one, those with the lowest ids are among them."""
-    if size >= logits.shape[1]:
-        return _ranked(logits, size)
-    best, ids = _ranked(logits, size + 1)
-    tied = ((best[:, -1] == best[:, -2]) & best[:, -1].isfinite()).nonzero()[:, 0]
-    if len(tied):
-        ids[tied] = logits[tied].argsort(dim=-1, descending=True, stable=True)[:, : size + 1]
-    return best[:, :size], ids[:, :size]
-
-
-def _filtered(ranked: Tensor, mass: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Falling logits (N, M) with everything outside top-k or top-p at -inf; both look at the distribution as it came.
-
-    `mass` (N, 1) is the logsumexp of all logits, of which these may be the best only.
-    """
-    p = (ranked - mass).exp()
-    beyond = (p.cumsum(-1) - p >= top_p) & (top_p < 1)
-    beyond[:, 0] = False
-    kth = ranked.gather(1, (top_k.long() - 1).clamp(0, ranked.shape[1] - 1))
-    return ranked.masked_fill(beyond | ((ranked < kth) & (top_k > 0)), -torch.inf)
 
 
 def _statistics(
@@ -358,10 +316,10 @@ def _statistics(
         second = below.topk(min(2, below.shape[1]), dim=-1).values[:, -1]
     if "entropy" in reads:
         weight = below.clamp_(min=NOTHING).exp()
-        total = _sum(weight)
-        told["entropy"] = total.log() - _sum(weight.mul_(below)) / total
+        total = row_sum(weight)
+        told["entropy"] = total.log() - row_sum(weight.mul_(below)) / total
     else:
-        total = _sum(below.exp_())
+        total = row_sum(below.exp_())
     mass = total.log()
     if ranks is not None:
         told["ranked"], told["ranked_log_prob"] = ranks[0], ranks[1] - highest[:, None] - mass[:, None]
@@ -392,9 +350,4 @@ def _race(below: Tensor, ids: Tensor | None, temperature: Tensor, key: Tensor) -
 def _log_sum(logits: Tensor) -> Tensor:
     """(N,) the logarithm of the sum of the exponentials of logits (N, V)."""
     highest = logits.amax(-1, keepdim=True)
-    return highest[:, 0] + _sum((logits - highest).exp_()).log()
-
-
-def _sum(rows: Tensor) -> Tensor:
-    """(N,) sums of (N, M), whatever N: threads would share a long row that is alone, and add it up in another order."""
-    return rows.expand(2, -1).sum(-1)[:1] if len(rows) == 1 else rows.sum(-1)
+    return highest[:, 0] + row_sum((logits - highest).exp_()).log()

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.base.attend import ALL, NOBODY
 from unmask.base.step import Plan, State
-from unmask.nn.cache import rounded
 
 
 def share_out(widths: Sequence[int], unread: Sequence[int], units: Sequence[int], most: int) -> list[int]:
@@ -52,19 +50,6 @@ def cut(plan: Plan, shares: Tensor) -> Plan:
         keep=(plan.keep & fed)[:, :width],
         targets=plan.targets.masked_fill(waits, NOBODY),
         state=plan.state.masked_fill(waits, State.ABSENT),
-    )
-
-
-def widen(plan: Plan) -> Plan:
-    """The plan with fillers behind its widest row, so that sums over what is fed run as in any other company."""
-    width = plan.positions.shape[1]
-    more = (0, rounded(width) - width)
-    return replace(
-        plan,
-        positions=F.pad(plan.positions, more, value=NOBODY),
-        tokens=F.pad(plan.tokens, more),
-        slots=F.pad(plan.slots, more, value=NOBODY),
-        keep=F.pad(plan.keep, more),
     )
 
 

@@ -26,7 +26,7 @@ from unmask.decode.reading import Reading
 from unmask.decode.staleness import Staleness
 from unmask.decode.trace import record
 from unmask.engine.admit import admitted
-from unmask.engine.batch import block_of, cut, share_out, widen
+from unmask.engine.batch import block_of, cut, share_out
 from unmask.engine.crowd import Board, Crowd, kind
 from unmask.engine.live import Live, by_crowd
 from unmask.engine.pace import Clock, Pace
@@ -224,7 +224,7 @@ class Engine:
         chosen = plan if len(taken) == len(lives) else plan.take(_index(plan, taken))
         if any(shares[i] < widths[i] for i in taken):
             chosen = cut(chosen, _index(plan, [shares[i] for i in taken]))
-        return [lives[i] for i in taken], chosen if caches else widen(chosen)
+        return [lives[i] for i in taken], chosen
 
     def _open(self, lives: Sequence[Live], plan: Plan) -> bool:
         """Those that are new to the cache come in; whether any of them found something read already."""
