@@ -8,7 +8,8 @@ decoder write, not how much worse: two good texts may agree on little.
     python benchmarks/caches.py --data RUN/data --out benchmarks/results/caches
 
 A second table asks whether what `drift=` goes by (how far offers have moved since the last full forward) has to do with
-drift as it is measured, step by step, beside the age of what is kept.
+drift as it is measured, step by step, beside the age of what is kept, and beside what one layer over all positions
+would tell: how far its output at kept positions has turned away from that of the last full one (mean of 1 - cosine).
 """
 
 import time
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from report import described, parser, pieces, report
 
+from unmask.base.attend import Attend
 from unmask.base.canvas import Canvas
 from unmask.decode.audit import Auditor
 from unmask.decode.decoder import Decoder, build
@@ -29,6 +31,7 @@ from unmask.engine.request import Request
 from unmask.engine.stats import Stats
 from unmask.lm.load import load
 from unmask.lm.model import LanguageModel
+from unmask.models.backbone import Transformer
 from unmask.text.layout import Fixed, Gap, lay
 
 Rules = Mapping[str, Any]
@@ -118,13 +121,21 @@ def proxy(task: Task, cache: str, block: int) -> dict[str, Any]:
     canvas, auditor = Canvas.of(rows, mask=model.vocab.mask), Auditor()
     drifts = [drift for row in range(len(rows)) if (drift := auditor.join(row, 1)) is not None]
     seen, pairs = [0] * len(rows), []
+    now = first_layer(model, canvas.tokens)
+    then = now.clone()
     for turn in denoise(model, canvas, decoder, auditor):
-        for row in turn.plan.rows.tolist():
+        for row, fed in zip(turn.plan.rows.tolist(), turn.plan.positions, strict=True):
             looks = drifts[row].looks
             if len(looks) > seen[row]:
-                pairs.append((float(canvas.moved[row]), float(canvas.age[row]), looks[-1].mean_tv, looks[-1].max_tv))
+                turned = 1 - torch.cosine_similarity(now[row], then[row], dim=-1)
+                turned[fed[fed >= 0]] = torch.nan  # what is fed is not what is kept
+                told = float(canvas.moved[row]), float(canvas.age[row]), float(turned.nanmean())
+                pairs.append((*told, looks[-1].mean_tv, looks[-1].max_tv))
                 seen[row] = len(looks)
-    moved, age, mean, most = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+            elif int((fed >= 0).sum()) == canvas.tokens.shape[1]:
+                then[row] = now[row]
+        now = first_layer(model, canvas.tokens)
+    moved, age, turned, mean, most = torch.tensor(pairs, dtype=torch.float64).unbind(1)
     return {
         "cache": cache,
         "block": block,
@@ -133,7 +144,18 @@ def proxy(task: Task, cache: str, block: int) -> dict[str, Any]:
         "moved, max TV": correlation(moved, most),
         "age, mean TV": correlation(age, mean),
         "age, max TV": correlation(age, most),
+        "first layer, mean TV": correlation(turned, mean),
+        "first layer, max TV": correlation(turned, most),
     }
+
+
+def first_layer(model: Transformer, tokens: torch.Tensor) -> torch.Tensor:
+    """(B, L, D) what the first layer makes of whole rows, of which the second one's keys and values are made."""
+    heard: list[torch.Tensor] = []
+    hook = model.layers[0].register_forward_hook(lambda layer, given, told: heard.append(told.clone()))
+    model.read(tokens, positions=torch.arange(tokens.shape[1]).expand_as(tokens), attend=Attend.native(model.traits))
+    hook.remove()
+    return heard[0]
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -36,3 +36,10 @@ def test_what_can_not_be_measured(lm):
         speeds(lm, {}, prompt=[2], lengths=[4], rows=[1], repeat=0)
     with pytest.raises(BadInput, match="prompt"):
         speeds(lm, {}, prompt=[], lengths=[4], rows=[1])
+
+
+def test_what_is_left_open_is_told_by_name(block_lm):
+    found = speeds(
+        block_lm, {"sdar block=auto": {"decoder": "sdar", "block": "auto"}}, prompt=[2], lengths=[8], rows=[1]
+    )
+    assert [one.decoder for one in found] == ["ar", "sdar block=auto (block=8)"]
