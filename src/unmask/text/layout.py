@@ -27,11 +27,13 @@ class Gap:
         length: positions.
         name: what the template calls it, if anything.
         given: offset in the gap to token id (pins; what a partial rewrite keeps).
+        bounds: (low, high) positions that it may come to have, if it need not keep those of `length`.
     """
 
     length: int
     name: str | None = None
     given: Mapping[int, int] | None = None
+    bounds: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def lay(pieces: Sequence[Fixed | Gap], *, start: Sequence[int] = (), blank: int 
             parts.append(piece.text)
             continue
         given = piece.given or {}
-        parts.append(Span(len(tokens), len(tokens) + piece.length, piece.name))
+        parts.append(Span(len(tokens), len(tokens) + piece.length, piece.name, piece.bounds))
         tokens += [given.get(i, blank) for i in range(piece.length)]
         is_open += [i not in given for i in range(piece.length)]
     return Layout(tuple(tokens), tuple(is_open), tuple(parts))
