@@ -208,7 +208,7 @@ def published(model, prompt, start, high, block, threshold, *, insert, unsure, e
 
 class TestTokens:
     def counts(self, wanted, start=2):
-        """Believes that `wanted` tokens stand in the gap: asks for more or fewer at its first mask, else for letters."""
+        """Believes in `wanted` tokens: asks for more or fewer at its first mask, else for letters."""
 
         def believe(ids):
             gap = len(ids) - 2 - 2
@@ -314,19 +314,20 @@ def test_rows_grow_alike_in_any_company():
     assert max(sizes) > 0
 
 
-class TestConstrained:
-    SPELL = [b"a", b"", b"b", b"c", b"ab", b"ba", b""]
+SPELL = [b"a", b"", b"b", b"c", b"ab", b"ba", b""]
 
+
+class TestConstrained:
     @pytest.mark.parametrize("pattern", ["(ab|ba)*c", "a{3}b{3}", "[abc]*"])
     def test_every_text_fits_however_it_grew(self, pattern):
-        form = compile_here(Constraint(body=Regex(pattern)), Vocabulary(self.SPELL, (1,)))
+        form = compile_here(Constraint(body=Regex(pattern)), Vocabulary(SPELL, (1,)))
         model = RandomConditionals(6, 60, seed=5, scale=2.5, traits=Traits(sees="all"))
         model.vocab = Vocab(size=7, mask=6, eos=1)
         span = Span(automaton=form, start=2, stop=2 + 7, ends=True, least=0)
         options = {"name": "daedal", "block": 6, "unsure": 0.6, "insert": 4, "temperature": 0.8, "tail": 4}
         found = grow(model, 1, 40, size=7, count=20, spans=(span,), low_end=0, **options)
         for filled in found:
-            text = b"".join(self.SPELL[token] for token in filled.gaps[0]).decode()
+            text = b"".join(SPELL[token] for token in filled.gaps[0]).decode()
             assert re.fullmatch(pattern, text)
             assert not filled.left
         assert {len(filled.row) for filled in found} > {9} or pattern == "a{3}b{3}"
