@@ -56,9 +56,8 @@ class TestGenerate:
 
     def test_a_constraint_is_met(self, lm):
         for seed in range(4):
-            out = lm.generate(
-                "a", length=40, regex="[a-f]{9}(xy)*", temperature=1.0, seed=seed, **{**GROWING, "start": 12}
-            )
+            settings = {"regex": "[a-f]{9}(xy)*", "temperature": 1.0, "seed": seed, **GROWING}
+            out = lm.generate("a", length=40, **settings)  # which has no room at the start of 8
             assert set(out.completion[:9]) <= set("abcdef")
             assert set(out.completion[9:].replace("xy", "")) == set()
 

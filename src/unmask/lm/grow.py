@@ -11,16 +11,17 @@ from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput, Unsupported
 from unmask.decode.growth import TABLE
 from unmask.lm.results import Settings
-from unmask.lm.rows import NEVER, Ask
+from unmask.lm.rows import NEVER, Ask, Fits
 from unmask.lm.write import decoder_of
 from unmask.text.layout import Layout, Span
 
 
-def grown(model: Denoiser, ask: Ask, settings: Settings) -> Ask:
+def grown(model: Denoiser, ask: Ask, settings: Settings, fits: Fits = lambda name, num_tokens: True) -> Ask:
     """The ask, with one row for each text, which starts short and grows within the lengths that were asked for.
 
     What is generated has 1 to `length` positions, or those of its range; a gap has those of its range. An ask whose
-    settings have no rule for lengths is as it was, and so is one for a gap of one length, unless it names a rule.
+    settings have no rule for lengths is as it was, and so is one for a gap of one length, unless it names a rule. A text
+    that `fits` (see `unmask.lm.control.Controls`) starts with room for the shortest one that does.
 
     Raises:
         BadInput: a rule for a text of one length.
@@ -39,7 +40,11 @@ def grown(model: Denoiser, ask: Ask, settings: Settings) -> Ask:
         low, high = _bounds(rows, early, generated=ask.full == "length")
         if low == high and named:
             raise BadInput(f"a text that grows needs a range of lengths, and this one has {low}; use lengths='try'")
-        texts.append([_sized(rows[0], min(max(rule.start, low), high), (low, high)) if low < high else rows[0]])
+        if low == high:
+            texts.append([rows[0]])
+            continue
+        shortest = next((size for size in range(1, high) if fits(rows[0].gaps[0].name, size)), high)
+        texts.append([_sized(rows[0], min(max(rule.start, low, shortest), high), (low, high))])
     return replace(ask, texts=texts)
 
 

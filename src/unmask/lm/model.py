@@ -277,7 +277,8 @@ class LanguageModel:
 
     def _held(self, ask: Ask, settings: Settings, *, may_end: bool = False) -> Ask:
         """The ask as the settings want its texts: of lengths that they find themselves, and held to constraints."""
-        return self.controls.hold(grown(self.runner, ask, settings), settings, may_end=may_end)
+        ask = grown(self.runner, ask, settings, self.controls.fits(settings))
+        return self.controls.hold(ask, settings, may_end=may_end)
 
     def _rule(self, attend: str | Tensor | None, shape: tuple[int, ...]) -> Attend:
         if attend is None:
