@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from unmask.base.canvas import NEW
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput, Unsupported
 from unmask.decode.growth import TABLE
@@ -20,12 +21,12 @@ def grown(model: Denoiser, ask: Ask, settings: Settings, fits: Fits = lambda nam
     """The ask, with one row for each text, which starts short and grows within the lengths that were asked for.
 
     What is generated has 1 to `length` positions, or those of its range; a gap has those of its range. An ask whose
-    settings have no rule for lengths is as it was, and so is one for a gap of one length, unless it names a rule. A text
-    that `fits` (see `unmask.lm.control.Controls`) starts with room for the shortest one that does.
+    settings have no rule for lengths is as it was, and so is one for a gap of one length, unless it names a rule. What
+    has to fit (`fits`, see `unmask.lm.control.Controls`) starts with room for the shortest text that does.
 
     Raises:
         BadInput: a rule for a text of one length.
-        Unsupported: a text with several gaps; a length that was made exact.
+        Unsupported: a text with several gaps; a length that was made exact; positions that are pinned.
     """
     rule = decoder_of(model, settings, 0.0).growth
     if rule is None:
@@ -43,7 +44,10 @@ def grown(model: Denoiser, ask: Ask, settings: Settings, fits: Fits = lambda nam
         if low == high:
             texts.append([rows[0]])
             continue
-        shortest = next((size for size in range(1, high) if fits(rows[0].gaps[0].name, size)), high)
+        gap = rows[0].gaps[0]
+        if not all(rows[0].is_open[gap.start : gap.stop]):
+            raise Unsupported("pinned positions would move in a text that grows; leave out the pins, or lengths=")
+        shortest = next((size for size in range(1, high) if fits(gap.name, size)), high)
         texts.append([_sized(rows[0], min(max(rule.start, low, shortest), high), (low, high))])
     return replace(ask, texts=texts)
 
@@ -61,8 +65,8 @@ def _bounds(rows: Sequence[Layout], early: float, *, generated: bool) -> tuple[i
 def _sized(row: Layout, size: int, bounds: tuple[int, int]) -> Layout:
     """The row with a gap of another size, all of it open where it was, and bounds."""
     (gap,) = row.gaps
-    kept = min(size, gap.size)
-    source: list[int] = [*range(gap.start + kept), *[-1] * (size - kept), *range(gap.stop, len(row.tokens))]
+    kept = gap.start + min(size, gap.size)
+    source = [*range(kept), *[NEW] * (size - gap.size), *range(gap.stop, len(row.tokens))]
     other = row.resized(source)
 
     def bound(piece: Any) -> Any:
