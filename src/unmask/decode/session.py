@@ -15,6 +15,7 @@ from unmask.decode import resize
 from unmask.decode.audit import Auditor
 from unmask.decode.control import check
 from unmask.decode.decoder import Decoder
+from unmask.decode.growth.row import Growing
 from unmask.decode.lengths import fit
 from unmask.decode.loop import denoise
 from unmask.decode.reading import Cell, Filled, Reading
@@ -67,11 +68,11 @@ class Session:
             if self.holes is not None:
                 check(decoder, held, lay_out(model, [layouts[row]], decoder, [0], ends=ends), self.holes.spell)
                 self.holes.enter(row, held)
-        self.growing = {}
+        self.growing: dict[int, tuple[Growing, Reading]] = {}
         for row, layout in enumerate(layouts):
-            held = spans[row] if self.holes is not None else ()
-            resize.check(layout, decoder, held, model)
-            if (one := resize.begin(layout, decoder, held, model.vocab)) is not None:
+            own = spans[row] if self.holes is not None else ()
+            resize.check(layout, decoder, own, model)
+            if (one := resize.begin(layout, decoder, own, model.vocab)) is not None:
                 self.growing[row] = one, self.readings[row]
 
     def run(self) -> Iterator[None]:
