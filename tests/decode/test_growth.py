@@ -26,7 +26,7 @@ TOKENS = {"name": "dreamon"}
 
 
 class Knowing:
-    """A network that is told what to believe: a function from a row's ids to a sure token and its probability each."""
+    """A network that is told what to believe: from a row's ids to a token and its probability, and a second best."""
 
     max_length = 64
     device = torch.device("cpu")
@@ -42,10 +42,12 @@ class Knowing:
         for row, there, out in zip(tokens, positions >= 0, found, strict=True):
             ids = row[there].tolist()
             self.seen.append(ids)
-            for at, (token, p) in enumerate(self.believe(ids)):
+            for at, (token, p, *second) in enumerate(self.believe(ids)):
                 if at >= shift:
-                    out[at - shift] = torch.tensor([(1 - p) / (SIZE - 1)] * SIZE).log()
-                    out[at - shift, token] = torch.tensor(p).log()
+                    held = torch.full((SIZE,), (1 - p) / (SIZE - 1))
+                    held[second] *= 1.01
+                    held[token] = p
+                    out[at - shift] = held.log()
         return found
 
     def head(self, features):
@@ -109,22 +111,23 @@ class TestDaedal:
             size = len(ids) - 2
             if size >= len(text):
                 return knows(text)(ids)
-            return [(text[at - 2], 0.95) if 0 <= at - 2 < size - 1 else (text[5], 0.09) for at in range(len(ids))]
+            return [(text[at - 2], 0.95) if 0 <= at - 2 < size - 1 else (text[5], 0.1) for at in range(len(ids))]
 
         model = Knowing(believe)
-        (found,) = grow(model, 1, 40, enough=0.0, size=4, **{**DAEDAL, "tail": 1})
+        (found,) = grow(model, 1, 40, **{**DAEDAL, "enough": 0.0, "unsure": 0.2, "tail": 1})
         assert found.gaps == [text]
-        assert [len(ids) - 2 for ids in model.seen] == [4, 6, 6][: len(model.seen)]
-        assert [c.position for c in found.trace] == [2, 3, 4, 6, 5, 7] or len(found.trace) == 6
+        assert [len(ids) - 2 for ids in model.seen] == [4, 6, 6]  # the block of 5, and what was pushed out of it
+        assert [c.position for c in found.trace] == [2, 3, 4, 5, 6, 7]
+        assert [c.step for c in found.trace] == [0, 0, 0, 1, 1, 2]
 
     def test_what_a_threshold_of_certainty_stops(self):
         def believe(ids):
             return [(LETTERS[0], 0.05) if at < 5 else (EOS, 0.95) for at in range(len(ids))]
 
         grew = Knowing(believe)
-        grow(grew, 1, 40, **{**DAEDAL, "enough": 0.0, "ended": 1.0, "start": 4})
+        grow(grew, 1, 40, **{**DAEDAL, "enough": 0.0, "unsure": 0.2, "ended": 1.0})
         still = Knowing(believe)
-        grow(still, 1, 40, **{**DAEDAL, "enough": 0.0, "ended": 0.0, "start": 4})
+        grow(still, 1, 40, **{**DAEDAL, "enough": 0.0, "unsure": 0.2, "ended": 0.0})
         assert max(map(len, grew.seen)) > max(map(len, still.seen))
 
     @pytest.mark.parametrize("seed", range(12))
@@ -217,7 +220,7 @@ class TestTokens:
             for at in still:
                 told[at] = (LETTERS[at % len(LETTERS)], 0.8)
             if still and gap != wanted:
-                told[still[0]] = (EXPAND if gap < wanted else DELETE, 0.9)
+                told[still[0]] = (EXPAND if gap < wanted else DELETE, 0.9, LETTERS[1])
             return told
 
         return believe
@@ -330,7 +333,7 @@ class TestConstrained:
             text = b"".join(SPELL[token] for token in filled.gaps[0]).decode()
             assert re.fullmatch(pattern, text)
             assert not filled.left
-        assert {len(filled.row) for filled in found} > {9} or pattern == "a{3}b{3}"
+        assert max(len(filled.row) for filled in found) > 9
 
     def test_tokens_that_resize_are_no_text_of_a_constraint(self):
         form = compile_here(Constraint(body=Regex("a*")), Vocabulary([b"", b"", b"", b"", *[b"a"] * 8], ()))

@@ -45,7 +45,8 @@ def model():
     made = Transformer(shape, vocab, Traits(sees="all", reads=(1, 4, 16)), seed=6).eval()
     with torch.no_grad():
         made.norm.weight.fill_(6.0)
-        made.embed_tokens.weight[[1, 3, 4]] *= 1.3
+        for token, factor in ((1, 2.2), (3, 1.6), (4, 1.7)):  # an end of text, and tokens that resize, are likely
+            made.embed_tokens.weight[token] *= factor
     return made
 
 
@@ -55,6 +56,8 @@ def asked(number):
     draw, (name, options) = random.Random(number), KINDS[number % len(KINDS)]
     options = dict(options)
     constrained = options.pop("constrained", False)
+    if "enough" in options:
+        options |= {"enough": draw.choice([0.0, 0.1]), "unsure": draw.choice([0.05, 0.1, 0.2])}
     beginning = draw.choices(range(5, SIZE), k=draw.choice([1, 7, 16, 33]))
     bounded, within = options.get("lengths") or name in ("daedal", "dreamon"), draw.random() < 0.6
     tokens = name == "dreamon" or options.get("lengths") == "tokens"
@@ -92,7 +95,8 @@ def alone(number):
 def test_they_do_grow_and_shrink():
     changed = [alone(n)[-1].gaps[0].size - asked(n).layout.gaps[0].size for n in NUMBERS if asked(n).decoder.growth]
     assert sum(size > 0 for size in changed) > 10
-    assert sum(size < 0 for size in changed) > 1
+    assert sum(size < 0 for size in changed) > 0
+    assert len(set(changed)) > 12
 
 
 def same(delta, tokens, number):
