@@ -35,7 +35,7 @@ class TestGenerate:
 
     def test_the_same_alone_and_in_a_batch_and_as_a_stream(self, lm):
         prompts = ["def add(", "Dear", "import os\nimport"]
-        settings = {"length": 40, "temperature": 0.8, "seed": 3, **GROWING}
+        settings = {"length": 40, "temperature": 0.8, "seed": 3, **GROWING, "enough": 0.0, "unsure": 0.1}
         together = lm.generate(prompts, **settings)
         for prompt, out in zip(prompts, together, strict=True):
             assert lm.generate(prompt, **settings).tokens == out.tokens

@@ -198,7 +198,7 @@ def build(
     parts = [windows.TABLE[preset.window], *(policies.TABLE[p] for p in chain), Sampling]
     rule = growth.TABLE.get(str(check("lengths", given.get("lengths", settings.get("lengths", growth.TRY)))))
     ruled = [part for part in (rule,) if part is not None]
-    takes = {f.name for part in (*parts, *ruled) for f in fields(part)} & set(OPTIONS)  # type: ignore[arg-type]
+    takes = {f.name for part in (*parts, *ruled) for f in fields(part)} & set(OPTIONS)
     takes |= {"guidance", "lookahead", "lengths"}
     dial = "steps" in takes and chain[0] != "everything"  # else nothing is left to choose: a forward takes all it sees
     takes |= {"effort"} if dial else set()
