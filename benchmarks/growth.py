@@ -1,18 +1,18 @@
 r"""Lengths that are found while a text is written, against lengths that are tried and lengths that are known.
 
-Held-out lines of code, as in infill_lines.py, between both contexts, greedily, a token a forward: at the true length; at
-one length for all (a prior that knows how long lines are); at several lengths of which the library picks one; and by
+Held-out lines of code, as in infill_lines.py, between both contexts, greedily, a token a forward: at the true length;
+at one length for all (a prior that knows how long lines are); at several lengths of which the library picks one; and by
 rules that need no training, which are here and not in the library because of what this table says of them:
 
-- insertion: a mask whose best token has less than so much probability gives way to two (DAEDAL's second phase, arXiv
-  2508.00819, with nothing behind the gap that says when to stop);
-- first confidence: of all lengths, the one whose masks are surest in a first forward, compared with what is usual at that
-  length (CAL, arXiv 2602.00476; what is usual is the mean over the other half of the lines).
+- insertion: a mask whose best token has less than so much probability gives way to two (DAEDAL's second phase,
+  arXiv 2508.00819, with nothing behind the gap that says when to stop);
+- first confidence: of all lengths, the one whose masks are surest in a first forward, compared with what is usual at
+  that length (CAL, arXiv 2602.00476; what is usual is the mean over the other half of the lines).
 
-Then ends of held-out documents, continued: DAEDAL's growth against a canvas of the upper bound. Forwards are counted for
-each row, so a text of which seven lengths are tried has the forwards of all seven.
+Then ends of held-out documents, continued: DAEDAL's growth against a canvas of the upper bound. Forwards are counted
+for each row, so a text of which seven lengths are tried has the forwards of all seven.
 
-    python benchmarks/growth.py --data data/tiny/code.jsonl --n 40 --out benchmarks/results/growth
+    python benchmarks/growth.py --data data/tiny/code.jsonl --n 20 --out benchmarks/results/growth
 """
 
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ def infilled(lm: LanguageModel, cases: Sequence[Case], args: Any) -> list[dict[s
             "first confidence": write(lm, case, Gap(length=calibrated), plain),
         }
         made["first confidence"] = made["first confidence"][0], made["first confidence"][1] + len(every)
-        for start, unsure in ((4, 0.1), (4, 0.02), (median, 0.1), (median, 0.02)):
+        for start, unsure in ((4, 0.1), (median, 0.02)):
             rule = replace(plain, growth=Insertion(start, unsure))
             gap = Gap(length=start, bounds=(low, high))
             made[f"insertion below {unsure}, from {start}"] = write(lm, case, gap, rule)
@@ -132,18 +132,18 @@ def continued(lm: LanguageModel, texts: Sequence[str], args: Any) -> list[dict[s
     for number, ids in enumerate(lm.tokenizer.encode_many(list(texts))):
         rest = 8 + number * 7 % 41  # 8 to 48 tokens
         if rest + 32 <= len(ids):
-            prompts.append([*lm.reader.start, *ids[-(rest + 160) : -rest]])
+            prompts.append([*lm.reader.start, *ids[-(rest + 64) : -rest]])
             left.append(rest)
-        if len(prompts) == args.n:
+        if len(prompts) == -(-args.n // 3):
             break
     ways: dict[str, dict[str, Any]] = {
-        "a canvas of 128": {"decoder": "fast-dllm", "block": 32, "threshold": 0.9},
-        "daedal, to 128": {"decoder": "daedal", "start": 16},
-        "daedal, to 128, from 16 by 4, 8 ends": {"decoder": "daedal", "start": 16, "insert": 4, "tail": 8},
+        "a canvas of 64": {"decoder": "fast-dllm", "block": 32, "threshold": 0.9},
+        "daedal, to 64, from 16": {"decoder": "daedal", "start": 16},
+        "daedal, to 64, from 8 by 4, 8 ends": {"decoder": "daedal", "start": 8, "insert": 4, "tail": 8},
     }
     rows = []
     for name, settings in ways.items():
-        outputs = lm.generate(prompts, length=128, temperature=0.0, **settings)
+        outputs = lm.generate(prompts, length=64, temperature=0.0, **settings)
         sizes = torch.tensor([[out.stats.length, len(out.tokens), n] for out, n in zip(outputs, left, strict=True)])
         mean = sizes.double().mean(0).tolist()
         forwards = sum(out.stats.forwards for out in outputs) / len(outputs)
@@ -165,8 +165,8 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", default="tiny", help="a model that sees both sides")
     options.add_argument("--data", nargs="+", required=True, help="JSONL files of code; their held-out documents count")
-    options.add_argument("--n", type=int, default=40, help="lines, and documents (40)")
-    options.add_argument("--positions", type=int, default=160, help="of a canvas with a line in it (160)")
+    options.add_argument("--n", type=int, default=20, help="lines; a third as many documents (20)")
+    options.add_argument("--positions", type=int, default=128, help="of a canvas with a line in it (128)")
     options.add_argument("--range", type=int, nargs=2, default=[1, 24], help="lengths where it is unknown (1 24)")
     options.add_argument("--seed", type=int, default=0)
     args = options.parse_args()
