@@ -70,6 +70,8 @@ def check(layout: Layout, decoder: Decoder, spans: Sequence[Span], model: Denois
         )
     if window.steps is not None:
         raise Unsupported("steps are shared out over positions, and nobody knows how many there will be; leave it out")
+    if rule.listens and not decoder.sampling.no_end_before < layout.most:
+        raise Unsupported("this text may not end before it is full, and it grows until it would; use lengths='try'")
     rule.check(layout, model.vocab, constrained=bool(spans))
 
 

@@ -26,7 +26,8 @@ def grown(model: Denoiser, ask: Ask, settings: Settings, fits: Fits = lambda nam
 
     Raises:
         BadInput: a rule for a text of one length.
-        Unsupported: a text with several gaps; a length that was made exact; positions that are pinned.
+        Unsupported: a text with several gaps; a gap, where the rule listens for an end of text; a length that was made
+            exact; positions that are pinned.
     """
     rule = decoder_of(model, settings, 0.0).growth
     if rule is None:
@@ -36,6 +37,10 @@ def grown(model: Denoiser, ask: Ask, settings: Settings, fits: Fits = lambda nam
         if not named:
             return ask
         raise Unsupported(f"one gap of a text may grow, and this one has {len(ask.rows[0].gaps)}; use lengths='try'")
+    if rule.listens and ask.full != "length":
+        if not named:
+            return ask
+        raise Unsupported(f"lengths={settings.get('lengths', 'daedal')!r} is for text that is generated; use 'try'")
     texts = []
     for rows, early in zip(ask.texts, ask.no_end_before, strict=True):
         low, high = _bounds(rows, early, generated=ask.full == "length")
