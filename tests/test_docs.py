@@ -19,6 +19,12 @@ def test_the_readme_runs():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_text_that_grows_in_the_documents_does():
+    (code,) = [block for block in blocks("docs/decoding.md", "python") if "import unmask" in block]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_readmes_commands_exist():
     from unmask.cli import COMMANDS
 

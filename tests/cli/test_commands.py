@@ -403,3 +403,10 @@ class TestConstraints:
             done = unmask("generate", "a", *args)
             assert (done.returncode, done.stdout) == (2, "")
             assert says in done.stderr
+
+
+def test_a_text_that_grows(as_json):
+    rule = ("--decoder", "daedal", "--start", "6", "--insert", "3", "--tail", "4")
+    out = as_json("generate", "def f(", "--length", "2-20", *rule)
+    assert out["tokens"] <= out["length"] <= 20
+    assert out["length"] >= 6

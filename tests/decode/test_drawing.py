@@ -171,7 +171,8 @@ def test_any_number_at_a_time(monkeypatch, elements):
     cool = Row(temperature=0.7, top_p=0.8, bias=((3, 2.0),))
     rows = [Row(temperature=1.0, top_logprobs=3), cool, Row(top_k=3), *wide]
     wanted, _, _ = offered(logits, rows, 3)
-    assert wanted.ranked is not None and wanted.ranked_log_prob is not None
+    assert wanted.ranked is not None
+    assert wanted.ranked_log_prob is not None
     assert torch.equal(wanted.ranked[3, :, 0], wanted.best[3])  # however its nucleus was found
     assert torch.equal(wanted.ranked_log_prob[3, :, 0], wanted.top[3])
     assert bool((wanted.ranked_log_prob[3, :, 1] > -math.inf).all())

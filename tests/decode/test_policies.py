@@ -265,8 +265,8 @@ def test_what_can_not_be_honoured_is_refused(name, options, error, says):
 def test_every_option_belongs_to_something():
     from dataclasses import fields
 
-    from unmask.decode import windows
+    from unmask.decode import growth, windows
 
-    parts = [*windows.TABLE.values(), *policies.TABLE.values(), Sampling]
+    parts = [*windows.TABLE.values(), *policies.TABLE.values(), *growth.TABLE.values(), Sampling]
     own = {f.name for part in parts for f in fields(part)} & set(OPTIONS)
-    assert set(OPTIONS) == own | {"guidance", "lookahead", "effort", "audit"}
+    assert set(OPTIONS) == own | {"guidance", "lookahead", "effort", "audit", "lengths"}

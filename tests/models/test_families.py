@@ -370,3 +370,21 @@ def test_an_unknown_architecture_names_the_nearest(folder, config, near):
     (folder / CONFIG).write_text(json.dumps(config))
     with pytest.raises(Unsupported, match=near):
         load(folder, "cpu")
+
+
+def test_a_model_that_learnt_to_resize_gaps_says_so(tmp_path):
+    """The token that expands is a fact of its config; its end of text deletes."""
+    resizing = TINY["dream"] | {"expand_token_id": 59, "eos_token_id": 3}
+    folder = write(tmp_path / "theirs", resizing, invent("dream", torch.float32))
+    model = load(folder, "cpu")
+    assert (model.vocab.expand, model.vocab.delete, model.vocab.eos) == (59, 3, 3)
+    assert model.defaults == {"decoder": "dreamon"}
+    save(model, tmp_path / "again")
+    assert load(tmp_path / "again", "cpu").vocab == model.vocab
+    other = load(write(tmp_path / "plain", TINY["dream"], invent("dream", torch.float32)), "cpu")
+    assert (other.vocab.expand, other.vocab.delete) == (None, None)
+    for family, changes in (("dream", {"expand_token_id": 61}), ("unmask", {"delete_token_id": 99})):
+        with pytest.raises(BadCheckpoint, match=next(iter(changes))):
+            FAMILIES[family].describe(TINY[family] | changes)
+    ours = FAMILIES["unmask"].describe(TINY["unmask"] | {"expand_token_id": 5, "delete_token_id": 6})
+    assert (ours.vocab.expand, ours.vocab.delete) == (5, 6)

@@ -41,6 +41,18 @@ class TestTexts:
         assert [c["text"] for c in said["choices"]] == [o.completion for o in outs]
         assert [c["index"] for c in said["choices"]] == [0, 1, 2, 3]
 
+    def test_texts_that_grow(self, toy):
+        rule = {"decoder": "daedal", "start": 6, "insert": 3, "tail": 4, "unsure": 0.2}
+        said = toy.post("/v1/completions", prompt="a", max_tokens=20, diffusion=rule, **SHARP).json()
+        out = toy.lm.generate("a", length=20, **rule, **SHARP)
+        assert said["choices"][0]["text"] == out.completion
+        assert 6 < out.stats.length <= 20
+        refused = toy.post("/v1/infill", segments=[{"text": "a"}, {"mask": {"min": 1, "max": 9}}], diffusion=rule)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "diffusion.decoder")
+        named = {"lengths": "tokens"}
+        refused = toy.post("/v1/infill", segments=[{"text": "a"}, {"mask": {"min": 1, "max": 9}}], diffusion=named)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "diffusion.lengths")
+
     def test_ids_as_prompt(self, toy):
         ids = toy.post("/tokenize", prompt="def").json()["tokens"]
         said = toy.post("/v1/completions", prompt=ids, max_tokens=5).json()

@@ -1,8 +1,9 @@
 """The text being written, and the only place where it changes.
 
-A row is a fixed number of positions. Each is given (FIXED), still to be written (OPEN), written (DONE), or not there
+A row is a number of positions. Each is given (FIXED), still to be written (OPEN), written (DONE), or not there
 (ABSENT: the right end of a shorter row, or what lies behind an end of text). Generation is a canvas with its tail open,
-infilling one with holes, refinement one with a span reopened.
+infilling one with holes, refinement one with a span reopened. The number is fixed, but for rows that grow: between two
+steps these may be `resized`.
 
 It does not know models, policies or text.
 """
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from unmask.base import seeds
 from unmask.base.step import Edit, Plan, Proposal, State
+
+NEW = -1
+"""Where a position of a resized row has been before: nowhere."""
 
 
 class Canvas:
@@ -118,6 +122,39 @@ class Canvas:
         for name in (*regions, "turn", "forwards", "stops", "seed"):
             getattr(self, name)[row] = getattr(other, name)[0]
 
+    def resized(self, row: int, source: Sequence[int], *, token: int, state: State = State.OPEN) -> "Canvas":
+        """One row of this canvas, by itself, with positions put in or left out.
+
+        Its turns go on, so noise, which is keyed by turn and position, is never drawn twice. Its region begins anew.
+        New positions stand behind an OPEN one or behind the row's end, and only OPEN ones are left out, so what is
+        sealed or written from the left stays where it is.
+
+        Args:
+            row: which.
+            source: the position that each position of the new row was before; `NEW` where it was none.
+            token, state: of the new ones.
+        """
+        at = torch.tensor(source, device=self.tokens.device)
+        new, old = at == NEW, at.clamp(min=0)
+
+        def taken(column: Tensor, filler: float) -> Tensor:
+            return column[row, old].masked_fill(new, filler)[None]
+
+        other = Canvas(
+            taken(self.tokens, token),
+            taken(self.state, int(state)),
+            eos=self.eos,
+            stops=self.stops[row : row + 1].clone(),
+            seed=self.seed[row : row + 1].clone(),
+        )
+        other.ends = self.ends
+        other.best, other.top = taken(self.best, -1), taken(self.top, -torch.inf)
+        for name in ("stride", "turn", "forwards"):
+            getattr(other, name)[0] = getattr(self, name)[row]
+        for name in ("origin", "sealed"):
+            getattr(other, name)[0] = border(source, int(getattr(self, name)[row]))
+        return other
+
     @property
     def open(self) -> Tensor:
         """(B, L) bool: still to be written."""
@@ -192,3 +229,8 @@ class Canvas:
         """(B,) the first OPEN position, or the row's length where there is none."""
         is_open = self.state == State.OPEN
         return torch.where(is_open.any(1), is_open.int().argmax(1), self.length)
+
+
+def border(source: Sequence[int], at: int) -> int:
+    """Where the border before position `at` lies in a resized row; new positions belong to what is before them."""
+    return next((i for i, old in enumerate(source) if old >= at), len(source))

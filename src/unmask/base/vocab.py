@@ -13,6 +13,8 @@ class Vocab:
     """Ids with a meaning. `mask` is None where there is no [MASK] (AR models, uniform noise).
 
     `stops` are further ids that end a text as `eos` does: what ends a turn of a chat, beside what ends a document.
+    Where a model learnt to change the length of what it writes, `expand` says "two positions instead of this one" and
+    `delete` "none"; the latter may be `eos`.
     """
 
     size: int
@@ -20,6 +22,8 @@ class Vocab:
     eos: int | None = None
     bos: int | None = None
     pad: int | None = None
+    expand: int | None = None
+    delete: int | None = None
     stops: tuple[int, ...] = ()
 
     @property
@@ -30,7 +34,8 @@ class Vocab:
     @property
     def specials(self) -> frozenset[int]:
         """Every id that has a meaning of its own and stands for no text."""
-        return frozenset(i for i in (self.mask, self.bos, self.pad, *self.ends) if i is not None)
+        named = (self.mask, self.bos, self.pad, self.expand, self.delete, *self.ends)
+        return frozenset(i for i in named if i is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,7 @@ def as_dict(output: Output, prompt: dict[str, Any]) -> dict[str, Any]:
         "text": output.text,
         "completion": output.completion,
         "tokens": len(output.tokens),
+        "length": stats.length,
         "token_ids": output.tokens,
         "holes": [{"name": name, "text": text} for name, text in output.holes],
         "finish_reason": output.finish_reason,

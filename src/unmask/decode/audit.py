@@ -17,6 +17,7 @@ from torch import Tensor
 from unmask.base.denoiser import Cache, Denoiser
 from unmask.base.step import Plan, Proposal
 from unmask.decode.control import Control
+from unmask.decode.heard import Heard
 from unmask.decode.propose import ALL_READS, Sampling, propose, read, said, temper
 
 MOST = 2048
@@ -134,7 +135,7 @@ class Auditor:
         which = [i for i, row in enumerate(plan.rows.tolist()) if row in self._drifts] if cache is not None else []
         if not which:
             return propose(model, plan, sampling, cache=cache, asked=asked, reads=reads, control=control)
-        heard = _Heard(model)
+        heard = Heard(model)
         offer = propose(heard, plan, sampling, cache=cache, asked=asked, reads=reads, control=control)
         index = torch.tensor(which, device=plan.rows.device)
         index = index[offer.asked[index].any(1)]  # the others are still reading what was given
@@ -198,21 +199,6 @@ def compare(
         Look(turn=turn, targets=targets, mean_tv=tv, mean_kl=kl, flips=flips, max_tv=most)
         for turn, targets, tv, kl, flips, most in zip(*columns, strict=True)
     ]
-
-
-class _Heard:
-    """A model, and the features that it last gave."""
-
-    def __init__(self, model: Denoiser) -> None:
-        self.model, self.features = model, torch.empty(0)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def read(self, tokens: Tensor, **rest: Any) -> Tensor:
-        """As the model's."""
-        self.features = self.model.read(tokens, **rest)
-        return self.features
 
 
 def _grouped(which: list[int], widths: list[int], most: int) -> list[list[int]]:

@@ -15,8 +15,9 @@ from unmask.base.denoiser import Cache
 from unmask.base.errors import BadInput, UnknownName, Unsupported
 from unmask.base.step import Edit, Plan, Proposal, State, Turn
 from unmask.base.vocab import Traits, Vocab
-from unmask.decode import ahead, policies, windows
+from unmask.decode import ahead, growth, policies, windows
 from unmask.decode.effort import DIAL, EFFORTS, STRIDE, Effort, moved
+from unmask.decode.growth.row import Rule
 from unmask.decode.options import AUTO, OPTIONS, check
 from unmask.decode.parts import merged
 from unmask.decode.presets import PRESETS, Preset
@@ -39,6 +40,7 @@ class Decoder:
         stride: steps of its budget that a forward takes.
         lookahead: steps that are guessed and checked in the same forward (`unmask.decode.ahead`).
         ends: ids that end a text.
+        growth: how the length of a gap with bounds is found; None where no gap may have any.
         effort: where on the dial its numbers are; None where it has none that effort could move.
         audit: every so many forwards over what is kept, drift is measured (`unmask.decode.audit`); it decides nothing.
         chosen: names and numbers of options that were left open (`AUTO`), as this decoder has them.
@@ -52,6 +54,7 @@ class Decoder:
     lookahead: int = 0
     ends: tuple[int, ...] = ()
     stride: int = 1
+    growth: Rule | None = None
     effort: Effort | None = None
     audit: int = 0
     chosen: tuple[tuple[str, int], ...] = ()
@@ -193,7 +196,9 @@ def build(
         chosen = next((policy for option, policy in _COMMITS.items() if option in given), chain[0])
         chain[0] = chosen
     parts = [windows.TABLE[preset.window], *(policies.TABLE[p] for p in chain), Sampling]
-    takes = {f.name for part in parts for f in fields(part)} & set(OPTIONS) | {"guidance"}
+    rule = growth.TABLE.get(str(check("lengths", given.get("lengths", settings.get("lengths", growth.TRY)))))
+    ruled = [part for part in (rule,) if part is not None]
+    takes = {f.name for part in (*parts, *ruled) for f in fields(part)} & set(OPTIONS) | {"guidance", "lengths"}
     takes |= {"lookahead"} if _guessable(parts[0], parts[1:-1], traits) else set()
     dial = "steps" in takes and chain[0] != "everything"  # else nothing is left to choose: a forward takes all it sees
     takes |= {"effort"} if dial else set()
@@ -207,6 +212,9 @@ def build(
         "mask": vocab.mask,
         "size": vocab.size,
         "ends": vocab.ends,
+        "eos": vocab.eos,
+        "expand": vocab.expand,
+        "delete": vocab.delete,
         "traits": traits,
         "shadows": any(getattr(part, "shadows", False) is True for part in parts[1:]),
         **(internal or {}),
@@ -225,6 +233,7 @@ def build(
         guidance=float(values.get("guidance") or 0.0),
         lookahead=int(values.get("lookahead") or 0),
         ends=vocab.ends,
+        growth=None if rule is None else make(rule),
         effort="medium" if dial else None,
         audit=int(values.get("audit") or 0),
     )

@@ -56,12 +56,12 @@ def kept(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Iterator[tuple[Tensor,
     if len(rest):
         wide = _of(logits, rest)
         there = ~_outside(wide, (_of(weight, rest), total[rest]), top_k[rest], top_p[rest])
-        for part, ids in _told(there):
+        for part, told in _told(there):
             ours = rest[part]
-            if ids is None:
+            if told is None:
                 yield ours, torch.where(_of(there, part), _of(wide, part), -torch.inf), None
             else:
-                yield ours, _of(wide, part).gather(1, ids.clamp(min=0)).masked_fill(ids < 0, -torch.inf), ids
+                yield ours, _of(wide, part).gather(1, told.clamp(min=0)).masked_fill(told < 0, -torch.inf), told
 
 
 def outside(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import get_args
 
 from unmask.base.errors import BadInput
 from unmask.decode.effort import EFFORTS
+from unmask.decode.growth import TABLE, TRY
 from unmask.decode.policies.rank import Rank
 from unmask.decode.policies.timetable import Timetable
 
@@ -85,6 +86,21 @@ OPTIONS: dict[str, Option] = {
     "audit": Option(
         int, lambda v: v >= 1, "a whole number from 1", "measure drift at every n-th forward over what is kept"
     ),
+    "lengths": _named(
+        (TRY, *TABLE), "how the length of a text is found: several are tried, or the text grows while it is written"
+    ),
+    "start": Option(int, lambda v: v >= 1, "a whole number from 1", "positions that a text that grows has at first"),
+    "insert": Option(int, lambda v: v >= 2, "a whole number from 2", "positions that take the place of one"),
+    "unsure": Option(
+        float, lambda v: 0 <= v <= 1, "between 0 and 1", "probability below which one gives way to several"
+    ),
+    "enough": Option(
+        float, lambda v: 0 <= v <= 1, "between 0 and 1", "certainty of an end from which a text is long enough to begin"
+    ),
+    "ended": Option(
+        float, lambda v: 0 <= v <= 1, "between 0 and 1", "certainty of an end from which nothing gives way any more"
+    ),
+    "tail": Option(int, lambda v: v >= 1, "a whole number from 1", "ends of text that this certainty is the mean of"),
     "strict": Option(bool, lambda v: True, "true or false", "whether a probability must exceed the threshold"),
     "t_max": Option(float, lambda v: v > 0, "above 0", "what logits are divided by at the first step"),
     "t_min": Option(float, lambda v: v > 0, "above 0", "what logits are divided by at the end"),

@@ -52,6 +52,15 @@ PRESETS: dict[str, Preset] = {
     "bd3": Preset("block", ("ancestral",), "Arriola et al. 2025, arXiv:2503.09573", {"temperature": 1.0}),
     "sedd-euler": Preset("whole", ("score_leap",), _SEDD, {"leap": "euler", "temperature": 1.0}),
     "sedd-analytic": Preset("whole", ("score_leap",), _SEDD, {"leap": "analytic", "temperature": 1.0}),
+    "daedal": Preset(
+        "whole",
+        ("threshold",),
+        "Li et al. 2025, arXiv:2508.00819",
+        {"threshold": 0.9, "strict": True, "block": 32, "lengths": "daedal"},
+    ),
+    "dreamon": Preset(
+        "whole", ("quota",), "Wu et al. 2026, arXiv:2602.01326", {"rank": "entropy", "lengths": "tokens"}
+    ),
     "wino": Preset("whole", ("wino",), "Hong et al. 2025, arXiv:2507.18578", {"threshold": 0.6, "doubt": 0.9}),
     "d2f": Preset(
         "many", ("threshold",), "Wang et al. 2025, arXiv:2508.09192", {"threshold": 0.9, "strict": True, "press": 0.95}

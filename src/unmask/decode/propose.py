@@ -58,6 +58,7 @@ class Sampling:
         no_end_before: canvas position before which no end of text is proposed; infinity makes the length exact.
         bias: what is added to logits as the network says them, before anything else is made of them.
         top_logprobs: how many of the most probable tokens are told at each target.
+        expands, deletes: whether (1) or not (0) the tokens are proposed that say that a position is two, or none.
     """
 
     t_max: Knob = 1.0
@@ -69,6 +70,8 @@ class Sampling:
     no_end_before: Knob = 0
     bias: Bias | Biases = ()
     top_logprobs: int | Tensor = 0
+    expands: Knob = 0
+    deletes: Knob = 0
 
 
 def propose(
@@ -214,8 +217,13 @@ def _mass(logits: Tensor, model: Denoiser, t: Tensor) -> Tensor:
 def _forbid(logits: Tensor, vocab: Vocab, sampling: Sampling, positions: Tensor, rows: Tensor) -> None:
     """Take out, in place, what must not be written: the mask, forbidden ids, an end of text that comes too early."""
     logits[:, [*sampling.forbidden, *([] if vocab.mask is None else [vocab.mask])]] = -torch.inf
+    before = {token: logits[:, token].clone() for token in (vocab.expand, vocab.delete) if token is not None}
     early = (positions < column(sampling.no_end_before, rows)[:, 0]).nonzero()
     logits[early, torch.tensor(vocab.ends, dtype=torch.int64, device=logits.device)] = -torch.inf
+    for token, knob in ((vocab.expand, sampling.expands), (vocab.delete, sampling.deletes)):
+        if token is not None:
+            other = logits[:, token] if token in vocab.ends else torch.full_like(before[token], -torch.inf)
+            logits[:, token] = torch.where(column(knob, rows)[:, 0] > 0, before[token], other)
 
 
 def _draw(

@@ -71,7 +71,7 @@ class Reading:
 
     Args:
         canvas, row: where it stands.
-        layout: what it means.
+        layout: what it means; of a row that grows, what it means now.
         revises: whether its decoder may take written tokens back.
         ends: whether an end of text ends it.
         tokenizer: for stop strings and views.
@@ -93,6 +93,11 @@ class Reading:
         self.drift: Drift | None = None
         self.chosen: tuple[tuple[str, int], ...] = ()
         self._own = slice(len(layout.tokens))
+
+    def resized(self, layout: Layout, source: Sequence[int]) -> None:
+        """The row has other positions now: its layout, and which position each was before."""
+        self.layout, self._own = layout, slice(len(layout.tokens))
+        self.trace.resized(source)
 
     @property
     def committed(self) -> list[int]:

@@ -6,13 +6,16 @@ The plain path: rows of one decoder that start and run together. The engine must
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
 from unmask.constrain.holes import Holes, Span
+from unmask.decode import resize
 from unmask.decode.audit import Auditor
 from unmask.decode.control import check
 from unmask.decode.decoder import Decoder
+from unmask.decode.growth.row import Growing
 from unmask.decode.lengths import fit
 from unmask.decode.loop import denoise
 from unmask.decode.reading import Cell, Filled, Reading
@@ -34,7 +37,7 @@ class Session:
         ends: whether an end of text ends a row.
         spans: of each row, what its text has to be; none where there is no constraint.
     Raises:
-        BadInput, Unsupported: see `unmask.decode.control.check`.
+        BadInput, TooLong, Unsupported: see `unmask.decode.control.check` and `unmask.decode.resize.check`.
     """
 
     def __init__(
@@ -56,8 +59,6 @@ class Session:
             Reading(self.canvas, row, layout, revises=decoder.revises, ends=ends, tokenizer=tokenizer)
             for row, layout in enumerate(layouts)
         ]
-        sizes = torch.tensor([[len(layout.tokens)] for layout in layouts], device=model.device)
-        self._own = torch.arange(self.canvas.tokens.shape[1], device=model.device) < sizes
         self.auditor = Auditor()
         for row, reading in enumerate(self.readings):
             reading.drift, reading.chosen = self.auditor.join(row, decoder.audit), decoder.chosen
@@ -67,18 +68,30 @@ class Session:
             if self.holes is not None:
                 check(decoder, held, lay_out(model, [layouts[row]], decoder, [0], ends=ends), self.holes.spell)
                 self.holes.enter(row, held)
+        self.growing: dict[int, tuple[Growing, Reading]] = {}
+        for row, layout in enumerate(layouts):
+            own = spans[row] if self.holes is not None else ()
+            resize.check(layout, decoder, own, model)
+            if (one := resize.begin(layout, decoder, own, model.vocab)) is not None:
+                self.growing[row] = one, self.readings[row]
 
     def run(self) -> Iterator[None]:
         """Go on turn by turn; yields after each forward."""
-        for turn in denoise(self.model, self.canvas, self.decoder, self.auditor, self.holes):
+        for turn in denoise(self.model, self.canvas, self.decoder, self.auditor, self.holes, self.growing):
             record({row: reading.trace for row, reading in enumerate(self.readings)}, self.canvas, turn)
             self.num_forwards += 1
             for row in turn.plan.rows.tolist() if self.stops else ():
                 if self.readings[row].stopped(self.stops):
                     self.canvas.stop(torch.tensor([row], device=self.canvas.tokens.device))
             if not self.decoder.revises:  # what will be cut need not be written
-                self.canvas.stop((~(self.canvas.open & self._own).any(1)).nonzero()[:, 0])
+                self.canvas.stop((~(self.canvas.open & self._own()).any(1)).nonzero()[:, 0])
             yield
+
+    def _own(self) -> Tensor:
+        """(B, L) bool: positions of rows, without those that only fill up their last blocks."""
+        device = self.model.device
+        sizes = torch.tensor([[len(reading.layout.tokens)] for reading in self.readings], device=device)
+        return torch.arange(self.canvas.tokens.shape[1], device=device) < sizes
 
     def cells(self, row: int) -> list[Cell]:
         """The row as it stands, from its first piece to its last position."""
@@ -90,7 +103,8 @@ class Session:
 
     def fit(self) -> list[float]:
         """How well each row's gaps go with what stands behind them, nats; see `unmask.decode.lengths.fit`."""
-        found: list[float] = fit(self.model, self.canvas, [[g.stop for g in row.gaps] for row in self.layouts]).tolist()
+        ends = [[gap.stop for gap in reading.layout.gaps] for reading in self.readings]
+        found: list[float] = fit(self.model, self.canvas, ends).tolist()
         return found
 
 

@@ -1,8 +1,8 @@
 """What happened to every position: which step wrote it, how sure the model was, what was taken back."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -55,6 +55,11 @@ class Trace:
         part = Trace()
         part.changes = [change for change in self.changes if change.position < stop]
         return part
+
+    def resized(self, source: Sequence[int]) -> None:
+        """Tell of positions by what they are called now; `source` says what each was called before."""
+        now = {old: at for at, old in enumerate(source)}
+        self.changes = [replace(c, position=now[c.position]) for c in self.changes if c.position in now]
 
     def last(self) -> dict[int, Change]:
         """The change that gave each position its final token."""

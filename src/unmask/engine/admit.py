@@ -4,7 +4,7 @@ from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput, TooLong, Unsupported
 from unmask.constrain.holes import Holes
-from unmask.decode import control, guidance
+from unmask.decode import control, guidance, resize
 from unmask.decode.session import lay_out, spelled
 from unmask.engine.request import Request
 from unmask.engine.room import Room
@@ -35,6 +35,7 @@ def admitted(request: Request, model: Denoiser, tokenizer: Tokenizer | None, roo
     decoder.window.check(model.traits)
     if not bool(canvas.done):
         decoder.window(canvas, model.traits, None)  # refuses what it can't do
+    resize.check(request.layout, decoder, request.spans, model)
     if request.spans:
         holes.spell = holes.spell or spelled(model, tokenizer)
         control.check(decoder, request.spans, canvas, holes.spell)

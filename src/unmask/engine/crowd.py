@@ -5,7 +5,7 @@ many requests there are, and whatever their thresholds, each step runs each kind
 """
 
 import typing
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
@@ -37,7 +37,7 @@ class Board:
     def __init__(self, part: Any, rows: int, device: torch.device) -> None:
         self.knobs = {
             name: torch.zeros(rows, dtype=torch.int64 if whole else torch.float64, device=device)
-            for name, whole in _knobs(type(part)).items()
+            for name, whole in _knobs(part).items()
         }
         self.part = replace(part, **self.knobs)
 
@@ -84,13 +84,19 @@ class Crowd:
         return self.decoder.decide(offer, plan)
 
 
-@cache
-def _knobs(part: type) -> dict[str, bool]:
+def _knobs(part: Any) -> dict[str, bool]:
     """Fields that may be one number per row, and whether these are whole numbers."""
+    return _KNOBS(type(part))
+
+
+def _read(part: type) -> dict[str, bool]:
     kinds = {name: typing.get_args(hint) for name, hint in typing.get_type_hints(part).items()}
     return {f.name: float not in kinds[f.name] for f in fields(part) if Tensor in kinds[f.name]}
 
 
+_KNOBS: Callable[[type], dict[str, bool]] = cache(_read)
+
+
 def _settings(part: Any) -> tuple[tuple[str, Any], ...]:
-    knobs = _knobs(type(part))
+    knobs = _knobs(part)
     return tuple((f.name, getattr(part, f.name)) for f in fields(part) if f.name not in knobs)

@@ -18,9 +18,10 @@ from unmask.base.denoiser import Cache, Denoiser
 from unmask.base.errors import BadInput, RequestFailed, UnmaskError, Unsupported
 from unmask.base.step import Plan, Proposal, State
 from unmask.constrain.holes import Holes
-from unmask.decode import control, guidance
+from unmask.decode import control, guidance, resize
 from unmask.decode.audit import Auditor
 from unmask.decode.bias import Biases
+from unmask.decode.heard import Heard
 from unmask.decode.memory import Remembering
 from unmask.decode.reading import Reading
 from unmask.decode.staleness import Staleness
@@ -28,7 +29,7 @@ from unmask.decode.trace import record
 from unmask.engine.admit import admitted
 from unmask.engine.batch import block_of, cut, share_out
 from unmask.engine.crowd import Board, Crowd, kind
-from unmask.engine.live import Live, by_crowd
+from unmask.engine.live import Live, by_crowd, growing
 from unmask.engine.pace import Clock, Pace
 from unmask.engine.request import Delta, Request
 from unmask.engine.room import Room
@@ -185,6 +186,8 @@ class Engine:
             assert self._sampling is not None
             self._sampling.set(live.row, decoder.sampling)
             self._biases.set(live.row, decoder.sampling.bias)
+            live.growing = resize.begin(request.layout, decoder, request.spans, self.model.vocab)
+            resize.allow(self._sampling.part, live.row, live.growing)
             self._guidance[live.row] = decoder.guidance
             self._revises[live.row] = decoder.revises
             self._own[live.row] = len(request.layout.tokens)
@@ -289,10 +292,15 @@ class Engine:
                 if not crowd.decoder.window.exact:
                     self._staleness.note(self.canvas, part, offered)
                 turn = control.settle(self._holes, self.canvas, crowd.decide(offered, part), anew=crowd.decoder.anew)
+                turn, resizes = resize.decide(turn, growing([lives[i] for i in some]))
                 self.canvas.apply(turn.plan, turn.edit, turn.offer, spared[these])
                 if turn.edit.misread is not None:
                     self.room.trim(turn.plan.rows, turn.edit.misread)
                 record(traces, self.canvas, turn)
+                for live in (lives[i] for i in some if lives[i].row in resizes):
+                    assert self._sampling is not None
+                    found = resizes[live.row]
+                    self._own[live.row] = live.resize(found, self.canvas, self._holes, self._sampling.part)
         self._settle([live for live, bad in zip(lives, no_number, strict=True) if not bad], caches=caches)
 
     def _propose(self, lives: Sequence[Live], plan: Plan, *, caches: bool) -> Proposal:
@@ -307,8 +315,9 @@ class Engine:
         assert self._sampling is not None
         anew = torch.tensor([live.request.decoder.anew for live in lives], device=asked.device)
         by_row = {live.row: live for live in lives}
-        return self._auditor.propose(
-            model,
+        heard = Heard(model)
+        offer = self._auditor.propose(
+            heard,
             plan,
             self._sampling.part,
             cache=self.room.cache if caches else None,
@@ -317,6 +326,8 @@ class Engine:
             whole=lambda rows: self._plans([by_row[row] for row in rows.tolist()], None),
             control=control.Control.over(self._holes, self.canvas, plan, asked, anew),
         )
+        resize.listen(heard, plan, growing(lives))
+        return offer
 
     def _settle(self, lives: Sequence[Live], *, caches: bool) -> None:
         """Rows that need not go on are ended, and what was read can be found by others."""

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unmask.base.canvas import Canvas
+from unmask.constrain.holes import Holes
+from unmask.decode import resize
+from unmask.decode.growth.row import Growing, Resize
+from unmask.decode.propose import Sampling
 from unmask.decode.reading import Reading
 from unmask.engine.crowd import Crowd
 from unmask.engine.pace import Chase
@@ -19,6 +23,7 @@ class Live:
         told: position up to which committed tokens were told.
         reused: positions that others had read when it came in.
         chase: of its target of seconds, if it has one.
+        growing: what is known of its length, where that is found while it is written.
     """
 
     id: int
@@ -30,11 +35,29 @@ class Live:
     told: int = 0
     reused: int | None = None
     chase: Chase | None = None
+    growing: Growing | None = None
 
     @property
     def caches(self) -> bool:
         """Whether it keeps keys and values."""
         return self.request.decoder.window.caches
+
+    def resize(self, found: Resize, canvas: Canvas, holes: Holes, sampling: Sampling) -> int:
+        """Take its new positions on the engine's canvas; how many are its own now."""
+        assert self.growing is not None
+        assert self.reading is not None
+        before = len(self.growing.layout.tokens)
+        resize.carry_out(found, canvas, self.row, self.growing, self.request.decoder, self.reading, holes)
+        resize.allow(sampling, self.row, self.growing)
+        now = len(self.growing.layout.tokens)
+        if self.chase is not None and self.chase.seen is not None:  # what is new was not written backwards
+            self.chase.seen = self.chase.seen[0] + now - before, self.chase.seen[1]
+        return now
+
+
+def growing(lives: Sequence[Live]) -> dict[int, Growing]:
+    """Those that may grow, by row."""
+    return {live.row: live.growing for live in lives if live.growing is not None}
 
 
 def by_crowd(lives: Sequence[Live]) -> list[tuple[Crowd, list[int]]]:

@@ -17,6 +17,7 @@ from unmask.base.attend import Attend
 from unmask.base.errors import BadInput, TooLong, Unsupported
 from unmask.engine import backends
 from unmask.lm.control import Controls, constrains
+from unmask.lm.grow import grown
 from unmask.lm.results import Output, Score, Settings, StreamStep
 from unmask.lm.rows import Ask, Length, Prompt, Reader, is_list
 from unmask.lm.save import save
@@ -87,7 +88,8 @@ class LanguageModel:
 
         Args:
             prompt: text, token ids, or a list of either; None writes without a prompt.
-            length: positions to write at most; (a, b) lets the text end between a and b.
+            length: positions to write at most; (a, b) lets the text end between a and b. With a rule for `lengths` they
+                are as many as the model finds it needs, within these.
             eos: "stop" an end of text ends early, "keep" writes on behind it, "forbid" makes the length exact.
             stop: strings that end the text at their earliest match, which is cut off.
             n: texts per prompt.
@@ -103,7 +105,7 @@ class LanguageModel:
         asked = self.turns(prompt) if chat else prompt
         bare = chat and constrains(settings)
         ask = self.ask(asked, length=length, eos=eos, stop=stop, n=n, pins=pins, chat=chat and not bare)
-        ask = self.controls.hold(ask, settings, may_end=eos != "forbid")
+        ask = self._held(ask, settings, may_end=eos != "forbid")
         outputs = write(self.runner, self.tokenizer, ask, settings)
         return outputs if n > 1 or is_list(asked) else outputs[0]
 
@@ -130,7 +132,7 @@ class LanguageModel:
             raise BadInput("a stream continues one prompt, not a list; use generate for several")
         bare = chat and constrains(settings)
         ask = self.ask(asked, length=length, eos=eos, stop=stop, n=1, pins=pins, chat=chat and not bare)
-        ask = self.controls.hold(ask, settings, may_end=eos != "forbid")
+        ask = self._held(ask, settings, may_end=eos != "forbid")
         return stream(self.runner, self.tokenizer, ask, settings)
 
     def infill(
@@ -141,14 +143,15 @@ class LanguageModel:
         Args:
             prefix, suffix: text or ids; either may be empty.
             length: positions of the gap; for (a, b) several lengths are tried in one batch, and the one whose text
-                makes what stands behind the gap most likely is kept; see `unmask.decode.lengths`.
+                makes what stands behind the gap most likely is kept; see `unmask.decode.lengths`. With a rule for
+                `lengths`, which a model may bring with it, the gap finds its own; see `unmask.decode.growth`.
             n: texts.
             settings: see `unmask.lm.results.Settings`.
         Returns:
             An `Output`; a list for n > 1. `.text` is the prefix, the completion and the suffix, byte for byte.
         """
         ask = self.reader.infill(prefix, suffix, length, n, fits=self.controls.fits(settings))
-        outputs = write(self.runner, self.tokenizer, self.controls.hold(ask, settings), settings)
+        outputs = write(self.runner, self.tokenizer, self._held(ask, settings), settings)
         return outputs if n > 1 else outputs[0]
 
     def fill(self, template: str, **settings: Unpack[Settings]) -> Output:
@@ -160,7 +163,7 @@ class LanguageModel:
             An `Output`; `.holes` has the name and the text of each hole.
         """
         ask = self.reader.fill(parse(template), fits=self.controls.fits(settings))
-        return write(self.runner, self.tokenizer, self.controls.hold(ask, settings), settings)[0]
+        return write(self.runner, self.tokenizer, self._held(ask, settings), settings)[0]
 
     def refine(
         self,
@@ -182,7 +185,7 @@ class LanguageModel:
         """
         fits = self.controls.fits(settings)
         ask = self.reader.refine(text, spans, strength, length, settings.get("seed", 0), fits)
-        return write(self.runner, self.tokenizer, self.controls.hold(ask, settings), settings)[0]
+        return write(self.runner, self.tokenizer, self._held(ask, settings), settings)[0]
 
     def score(
         self,
@@ -271,6 +274,11 @@ class LanguageModel:
             Unsupported: weights that were rounded (`quantize=`, GGUF); the message says what to do.
         """
         save(self.model, self.tokenizer, self.source, Path(folder), dtype)
+
+    def _held(self, ask: Ask, settings: Settings, *, may_end: bool = False) -> Ask:
+        """The ask as the settings want its texts: of lengths that they find themselves, and held to constraints."""
+        ask = grown(self.runner, ask, settings, self.controls.fits(settings))
+        return self.controls.hold(ask, settings, may_end=may_end)
 
     def _rule(self, attend: str | Tensor | None, shape: tuple[int, ...]) -> Attend:
         if attend is None:

@@ -79,6 +79,13 @@ class Settings(TypedDict, total=False):
     t_max: float | None
     t_min: float | None
     strict: bool | None
+    lengths: str | None
+    start: int | None
+    insert: int | None
+    unsure: float | None
+    enough: float | None
+    ended: float | None
+    tail: int | None
     temperature: float | None
     top_k: int | None
     top_p: float | None
@@ -106,6 +113,7 @@ class Stats:
             are not counted among `forwards`.
         chosen: numbers that were taken for options given as "auto", by name. With them in its place the same request
             gives the same tokens, here and anywhere else; None where nothing was left open.
+        length: positions that the text's gaps had in the end, whatever of them became text.
     """
 
     forwards: int
@@ -115,6 +123,7 @@ class Stats:
     eased: Eased | None = None
     drift: Drift | None = None
     chosen: Mapping[str, int] | None = None
+    length: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,7 +111,7 @@ def requests(model: Denoiser, ask: Ask, settings: Settings, *, share: str = "") 
         if settings.get(name) is not None and not ask.spans:
             raise Unsupported(f"{name}= needs constrained decoding, which is not offered here")
     spans = ask.spans or [[()] * len(rows) for rows in ask.texts]
-    decoders = {early: _decoder(model, settings, early) for early in set(ask.no_end_before)}
+    decoders = {early: decoder_of(model, settings, early) for early in set(ask.no_end_before)}
     seed = _seed(settings)
     return [
         Request(
@@ -211,8 +211,8 @@ def _ranked(settings: Settings) -> int:
     return count
 
 
-def _decoder(model: Denoiser, settings: Settings, early: float) -> Decoder:
-    """The decoder of some rows: `early` is where an end of text may first stand."""
+def decoder_of(model: Denoiser, settings: Settings, early: float) -> Decoder:
+    """The decoder of some rows, as their settings ask for it: `early` is where an end of text may first stand."""
     options: dict[str, Any] = {k: v for k, v in settings.items() if k not in _OTHERS}
     vocab = model.vocab
     forbidden = {i for i in (vocab.bos, vocab.pad) if i is not None} - {*vocab.ends}
@@ -258,6 +258,7 @@ def _output(filled: Filled, tokenizer: Tokenizer | None, ask: Ask, forwards: int
             eased=filled.eased,
             drift=filled.drift,
             chosen=dict(filled.chosen) or None,
+            length=sum(gap.size for gap in filled.layout.gaps),
         ),
     )
 

@@ -102,13 +102,21 @@ class Reader:
 def vocab(read: Reader, size: int, **ids: int | None) -> Vocab:
     """The vocabulary: ids as given, else those of the config's bos, eos and pad keys (of several, the first)."""
     found: dict[str, int | None] = {}
-    for name in ("mask", "eos", "bos", "pad"):
+    for name in dict.fromkeys(("mask", "eos", "bos", "pad", *ids)):
         value = ids[name] if name in ids else read.config.get(f"{name}_token_id")
         value = value[0] if isinstance(value, list) and value else value
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < size):
             raise BadCheckpoint(f"{read.where}: {name}_token_id must be an id below {size}, got {value!r}")
         found[name] = None if value == -1 else value
-    return Vocab(size=size, mask=found["mask"], eos=found["eos"], bos=found["bos"], pad=found["pad"])
+    return Vocab(
+        size=size,
+        mask=found["mask"],
+        eos=found["eos"],
+        bos=found["bos"],
+        pad=found["pad"],
+        expand=found.get("expand"),
+        delete=found.get("delete"),
+    )
 
 
 def autoregressive(read: Reader, shape: Shape) -> Described:

@@ -89,6 +89,7 @@ class Limits:
         extra = settings.get("rounds") or 0
         work = 0
         for one in requests:
-            num_open = sum(one.layout.is_open)
-            work += len(one.layout.tokens) * (max(settings.get("steps") or 0, num_open) + extra)
+            more = one.layout.most - len(one.layout.tokens)  # of a row that grows
+            num_open = sum(one.layout.is_open) + 6 * more  # it may expand and delete some positions again and again
+            work += one.layout.most * (max(settings.get("steps") or 0, num_open) + extra)
         self.check("work", work, "diffusion.steps" if settings.get("steps") else "max_tokens")

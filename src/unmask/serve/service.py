@@ -15,6 +15,7 @@ from unmask.base.canvas import Canvas
 from unmask.base.errors import UnmaskError
 from unmask.constrain.vocabulary import Vocabulary
 from unmask.engine.request import Request as EngineRequest
+from unmask.lm.grow import grown
 from unmask.lm.model import LanguageModel
 from unmask.lm.rows import Ask
 from unmask.lm.write import requests
@@ -126,7 +127,10 @@ class Service:
             settings |= bound.settings
 
         def prepare() -> tuple[Ask, list[EngineRequest], list[Canvas]]:
-            ask = bound.hold(lm, make(lm))
+            ask = make(lm)
+            with naming_option(settings, body, bound):
+                ask = grown(lm.runner, ask, settings, lm.controls.fits(settings))  # type: ignore[arg-type]
+            ask = bound.hold(lm, ask)
             with naming_option(settings, body, bound):
                 rows = requests(lm.runner, ask, settings, share=owner)  # type: ignore[arg-type]
                 canvases = self.worker.check(rows)

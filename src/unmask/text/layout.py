@@ -5,7 +5,9 @@ from tokens. It does not know models or how holes are filled.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from unmask.base.canvas import NEW, border
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,20 +27,31 @@ class Gap:
         length: positions.
         name: what the template calls it, if anything.
         given: offset in the gap to token id (pins; what a partial rewrite keeps).
+        bounds: (low, high) positions that it may come to have, if it need not keep those of `length`.
     """
 
     length: int
     name: str | None = None
     given: Mapping[int, int] | None = None
+    bounds: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a gap lies in the row: positions [start, stop)."""
+    """Where a gap lies in the row: positions [start, stop).
+
+    With `bounds` (low, high), inclusive, it may come to have another number of them while it is written.
+    """
 
     start: int
     stop: int
     name: str | None
+    bounds: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> int:
+        """Positions."""
+        return self.stop - self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,25 @@ class Layout:
     def gaps(self) -> list[Span]:
         """The gaps, in order."""
         return [p for p in self.pieces if isinstance(p, Span)]
+
+    @property
+    def most(self) -> int:
+        """Positions that the row may come to have."""
+        return len(self.tokens) + sum(gap.bounds[1] - gap.size for gap in self.gaps if gap.bounds is not None)
+
+    def resized(self, source: Sequence[int]) -> "Layout":
+        """The row with positions put in or left out: which one each was before, `NEW` for new ones, which are open."""
+
+        def moved(piece: str | Span | None) -> str | Span | None:
+            if not isinstance(piece, Span):
+                return piece
+            return replace(piece, start=border(source, piece.start), stop=border(source, piece.stop))
+
+        return Layout(
+            tuple(0 if at == NEW else self.tokens[at] for at in source),
+            tuple(at == NEW or self.is_open[at] for at in source),
+            tuple(moved(piece) for piece in self.pieces),
+        )
 
     def join(self, fills: Sequence[str | None]) -> str | None:
         """The whole text, with the gaps replaced by `fills`; None where a piece or a fill has no string."""
@@ -81,7 +113,7 @@ def lay(pieces: Sequence[Fixed | Gap], *, start: Sequence[int] = (), blank: int 
             parts.append(piece.text)
             continue
         given = piece.given or {}
-        parts.append(Span(len(tokens), len(tokens) + piece.length, piece.name))
+        parts.append(Span(len(tokens), len(tokens) + piece.length, piece.name, piece.bounds))
         tokens += [given.get(i, blank) for i in range(piece.length)]
         is_open += [i not in given for i in range(piece.length)]
     return Layout(tuple(tokens), tuple(is_open), tuple(parts))

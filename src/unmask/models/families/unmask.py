@@ -27,6 +27,8 @@ SIZES = {
 }
 """Config keys of the fields of `Shape` that are not called what the field is called."""
 IDS = {"mask": "mask_token_id", "eos": "eos_token_id", "bos": "bos_token_id", "pad": "pad_token_id"}
+RESIZES = {"expand": "expand_token_id", "delete": "delete_token_id"}
+"""The same of ids that few vocabularies have; they are written where they are there."""
 NAMES: Names = {
     "embed_tokens": "model.embed_tokens",
     "embed_positions": "model.embed_positions",
@@ -61,6 +63,7 @@ def _config(model: Transformer) -> Config:
         **{SIZES.get(name, name): value for name, value in shape.items()},
         "num_tokens": vocab["size"],
         **{key: vocab[name] for name, key in IDS.items()},
+        **{key: vocab[name] for name, key in RESIZES.items() if vocab[name] is not None},
         "traits": dataclasses.asdict(model.traits),
         "decoder": dict(model.defaults),
     }
@@ -68,13 +71,14 @@ def _config(model: Transformer) -> Config:
 
 def _describe(config: Config) -> Described:
     shape_keys = {field.name: SIZES.get(field.name, field.name) for field in dataclasses.fields(Shape)}
-    if unknown := set(config) - set(shape_keys.values()) - set(IDS.values()) - FREE:
+    every = IDS | RESIZES
+    if unknown := set(config) - set(shape_keys.values()) - set(every.values()) - FREE:
         raise BadCheckpoint(f"config.json has keys that mean nothing here: {', '.join(sorted(unknown))}")
     shape = _record(Shape, {name: config[key] for name, key in shape_keys.items() if key in config}, shape_keys)
-    ids = {name: config[key] for name, key in IDS.items() if key in config}
+    ids = {name: config[key] for name, key in every.items() if key in config}
     size = config.get("num_tokens", shape.vocab_size)
-    vocab = _record(Vocab, {"size": size, **ids}, {"size": "num_tokens", **IDS})
-    for name, key in IDS.items():
+    vocab = _record(Vocab, {"size": size, **ids}, {"size": "num_tokens", **every})
+    for name, key in every.items():
         value = getattr(vocab, name)
         if value is not None and not 0 <= value < vocab.size:
             raise BadCheckpoint(f"config.json: {key} must be an id below {vocab.size}, got {value}")
