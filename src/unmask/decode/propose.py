@@ -20,6 +20,7 @@ from unmask.base.step import Plan, Proposal, State
 from unmask.base.vocab import Vocab
 from unmask.decode import nucleus
 from unmask.decode.bias import Bias, Biases, add_bias
+from unmask.decode.forbid import forbid
 from unmask.decode.knobs import Knob, column, count
 from unmask.decode.nucleus import row_sum
 from unmask.nn.cache import rounded
@@ -201,7 +202,7 @@ def temper(logits: Tensor, vocab: Vocab, sampling: Sampling, plan: Plan, at: tup
     heat = cool + (warm - cool) * plan.level[r, i]
     if bool((heat != 1).any()):
         logits /= heat[:, None]
-    _forbid(logits, vocab, sampling, plan.targets[r, i], plan.rows[r])
+    forbid(logits, vocab, sampling, plan.targets[r, i], plan.rows[r])
 
 
 def _mass(logits: Tensor, model: Denoiser, t: Tensor) -> Tensor:
@@ -212,18 +213,6 @@ def _mass(logits: Tensor, model: Denoiser, t: Tensor) -> Tensor:
     assert model.vocab.mask is not None
     clean = logits.index_fill(1, torch.tensor([model.vocab.mask], device=logits.device), -torch.inf)
     return _log_sum(clean) + clock.sigma(model.traits, t).expm1().log()
-
-
-def _forbid(logits: Tensor, vocab: Vocab, sampling: Sampling, positions: Tensor, rows: Tensor) -> None:
-    """Take out, in place, what must not be written: the mask, forbidden ids, an end of text that comes too early."""
-    logits[:, [*sampling.forbidden, *([] if vocab.mask is None else [vocab.mask])]] = -torch.inf
-    before = {token: logits[:, token].clone() for token in (vocab.expand, vocab.delete) if token is not None}
-    early = (positions < column(sampling.no_end_before, rows)[:, 0]).nonzero()
-    logits[early, torch.tensor(vocab.ends, dtype=torch.int64, device=logits.device)] = -torch.inf
-    for token, knob in ((vocab.expand, sampling.expands), (vocab.delete, sampling.deletes)):
-        if token is not None:
-            other = logits[:, token] if token in vocab.ends else torch.full_like(before[token], -torch.inf)
-            logits[:, token] = torch.where(column(knob, rows)[:, 0] > 0, before[token], other)
 
 
 def _draw(

@@ -1,0 +1,27 @@
+"""What must not be written, whatever the network says: taken out of logits before anything is made of them."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from unmask.base.vocab import Vocab
+from unmask.decode.knobs import column
+
+if TYPE_CHECKING:
+    from unmask.decode.propose import Sampling
+
+
+def forbid(logits: Tensor, vocab: Vocab, sampling: "Sampling", positions: Tensor, rows: Tensor) -> None:
+    """Take out of logits (N, V), in place, what must not stand at positions (N,) of rows (N,).
+
+    That is the mask, forbidden ids, an end of text that comes too early, and tokens that resize where nothing may be.
+    """
+    logits[:, [*sampling.forbidden, *([] if vocab.mask is None else [vocab.mask])]] = -torch.inf
+    before = {token: logits[:, token].clone() for token in (vocab.expand, vocab.delete) if token is not None}
+    early = (positions < column(sampling.no_end_before, rows)[:, 0]).nonzero()
+    logits[early, torch.tensor(vocab.ends, dtype=torch.int64, device=logits.device)] = -torch.inf
+    for token, knob in ((vocab.expand, sampling.expands), (vocab.delete, sampling.deletes)):
+        if token is not None:
+            other = logits[:, token] if token in vocab.ends else torch.full_like(before[token], -torch.inf)
+            logits[:, token] = torch.where(column(knob, rows)[:, 0] > 0, before[token], other)
