@@ -110,7 +110,7 @@ def written(case: tuple[str, str, Any], models: dict[str, LanguageModel], sample
     lm = next(iter(models.values()))
     began = time.process_time()
     try:
-        automaton = lm.controls.cache.get(asked, lm.controls.vocabulary)
+        automaton = lm.controls.automata.get(asked, lm.controls.vocabulary)
     except UnmaskError as error:
         return row | {"refused": reason(error), "kind": type(error).__name__, "said": str(error)}
     row |= {"compile_s": time.process_time() - began, "states": automaton.size, "shortest": automaton.shortest}
@@ -188,7 +188,7 @@ def main() -> None:
     tiny = load("tiny", device="cpu")
     network = Transformer(tiny.model.shape, tiny.model.vocab, tiny.model.traits, seed=1)
     models = {"untrained": LanguageModel(network, tiny.tokenizer, name="untrained"), "tiny": tiny}
-    tiny.controls.cache = models["untrained"].controls.cache
+    tiny.controls.automata = models["untrained"].controls.automata
     done = {}
     if args.progress and args.progress.exists():
         lines = args.progress.read_text().splitlines()
