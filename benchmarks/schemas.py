@@ -205,6 +205,8 @@ def main() -> None:
                 file.write(json.dumps(row) + "\n")
     rows = list(done.values())
     about = {"longest text": f"{MORE} tokens beyond the shortest"}
+    if args.progress:
+        about["counts"] = "of all runs that kept their progress in the same file, with whatever samples they asked for"
     report(args.out, "JSON schemas: coverage and proof", tables(rows), **about)
 
 
