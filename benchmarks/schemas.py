@@ -110,7 +110,7 @@ def written(case: tuple[str, str, Any], models: dict[str, LanguageModel], sample
     lm = next(iter(models.values()))
     began = time.process_time()
     try:
-        automaton = lm.controls.cache.get(asked, lm.controls.vocabulary)
+        automaton = lm.controls.automata.get(asked, lm.controls.vocabulary)
     except UnmaskError as error:
         return row | {"refused": reason(error), "kind": type(error).__name__, "said": str(error)}
     row |= {"compile_s": time.process_time() - began, "states": automaton.size, "shortest": automaton.shortest}
@@ -188,7 +188,7 @@ def main() -> None:
     tiny = load("tiny", device="cpu")
     network = Transformer(tiny.model.shape, tiny.model.vocab, tiny.model.traits, seed=1)
     models = {"untrained": LanguageModel(network, tiny.tokenizer, name="untrained"), "tiny": tiny}
-    tiny.controls.cache = models["untrained"].controls.cache
+    tiny.controls.automata = models["untrained"].controls.automata
     done = {}
     if args.progress and args.progress.exists():
         lines = args.progress.read_text().splitlines()
@@ -205,6 +205,8 @@ def main() -> None:
                 file.write(json.dumps(row) + "\n")
     rows = list(done.values())
     about = {"longest text": f"{MORE} tokens beyond the shortest"}
+    if args.progress:
+        about["counts"] = "of all runs that kept their progress in the same file, with whatever samples they asked for"
     report(args.out, "JSON schemas: coverage and proof", tables(rows), **about)
 
 

@@ -26,7 +26,7 @@ def models():
     tiny = unmask.load("tiny")
     network = Transformer(tiny.model.shape, tiny.model.vocab, tiny.model.traits, seed=2)
     untrained = LanguageModel(network, tiny.tokenizer, name="untrained")
-    untrained.controls.cache = tiny.controls.cache
+    untrained.controls.automata = tiny.controls.automata
     return [tiny, untrained]
 
 
@@ -35,7 +35,7 @@ def test_every_text_is_valid(models, name):
     for i, schema in enumerate(CORPUS):
         lm = models[i % 2]
         asked = Constraint(body=Schema.of(schema, depth=1))
-        length = lm.controls.cache.get(asked, lm.controls.vocabulary).shortest + MORE
+        length = lm.controls.automata.get(asked, lm.controls.vocabulary).shortest + MORE
         checker = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
         for out in lm.generate("As JSON: ", length=length, constraint=asked, n=2, seed=i, **DECODERS[name]):
             checker.validate(json.loads(out.completion))

@@ -22,8 +22,8 @@ from unmask.constrain.regex import own
 DIGITS = 18
 CAREFUL = 15
 """Significant digits that a double holds, whatever they are."""
-_NOTHING = r"\x02"  # no number has it, and outlines-core refuses a regex that matches nothing
 _LONGEST = 40
+_ANY_FRACTION = r"(?:\.[0-9]+)?"
 _LARGEST_STEP = 1000
 _FINEST = 4
 """Digits behind the point of a step."""
@@ -40,10 +40,10 @@ def integer(low: int | None, high: int | None, step: int | None, meter: Meter) -
     _short_enough(low, high)
     parts = []
     if high is None or high >= 0:
-        parts.append(own(_natural(max(low or 0, 0), high)))
+        parts.append(_natural(max(low or 0, 0), high))
     if low is None or low < 0:
         nearest = 1 if high is None else max(-high, 1)
-        parts.append(machine(seq([text("-"), leaf(own(_natural(nearest, None if low is None else -low)))]), meter))
+        parts.append(machine(seq([text("-"), leaf(_natural(nearest, None if low is None else -low))]), meter))
     found = both(machine(alt([leaf(part) for part in parts]), meter), any_integer(), meter)
     return found if step is None else both(found, _multiples(step), meter)
 
@@ -103,9 +103,9 @@ def _magnitude(low: Decimal | None, high: Decimal | None, above: bool, below: bo
     """Numbers without a sign; a bound below zero is none, save that nothing lies under a negative upper one."""
     found = both(_plain(), own("[0-9].*"), meter)
     if low is not None and low >= 0:
-        found = both(found, own(_at_least(low, strict=above)), meter)
+        found = both(found, _at_least(low, strict=above), meter)
     if high is not None:
-        found = both(found, own(_at_most(high, strict=below)), meter)
+        found = both(found, _at_most(high, strict=below), meter)
     return found
 
 
@@ -114,67 +114,51 @@ def _split(bound: Decimal) -> tuple[int, str]:
     return int(whole), fraction.rstrip("0")
 
 
-def _at_least(bound: Decimal, *, strict: bool) -> str:
+def _at_least(bound: Decimal, *, strict: bool) -> Machine:
     whole, digits = _split(bound)
     longer = [f"{digits[:i]}[{int(d) + 1}-9][0-9]*" for i, d in enumerate(digits) if d != "9"]
     equal = f"{digits}[0-9]*[1-9][0-9]*" if strict else f"{digits}[0-9]*"
     fraction = rf"\.(?:{'|'.join([*longer, equal])})"
     if not digits and not strict:
-        fraction = r"(?:\.[0-9]+)?"
-    return rf"(?:{_natural(whole + 1, None)})(?:\.[0-9]+)?|{whole}{fraction}"
+        fraction = _ANY_FRACTION
+    parts = [(leaf(_natural(whole + 1, None)), _ANY_FRACTION), (text(str(whole)), fraction)]
+    return machine(alt([seq([begin, leaf(own(rest))]) for begin, rest in parts]), Meter())
 
 
-def _at_most(bound: Decimal, *, strict: bool) -> str:
+def _at_most(bound: Decimal, *, strict: bool) -> Machine:
     whole, digits = _split(bound)
     shorter = [f"{digits[:i]}[0-{int(d) - 1}][0-9]*" for i, d in enumerate(digits) if d != "0"]
     prefixes = [digits[:i] for i in range(1, len(digits))]
     equal = [] if strict else [f"{digits}0*" if digits else "0+"]
-    ways = [*shorter, *prefixes, *equal]
-    parts = [rf"(?:{_natural(0, whole - 1)})(?:\.[0-9]+)?"] if whole else []
+    parts = [(leaf(_natural(0, whole - 1)), _ANY_FRACTION)]
     if digits or not strict:
-        parts.append(rf"{whole}(?:\.(?:{'|'.join(ways)}))?")
-    return "|".join(parts) or _NOTHING
+        parts.append((text(str(whole)), rf"(?:\.(?:{'|'.join([*shorter, *prefixes, *equal])}))?"))
+    return machine(alt([seq([begin, leaf(own(rest))]) for begin, rest in parts]), Meter())
 
 
-def _natural(low: int, high: int | None) -> str:
-    """Natural numbers without leading zeros; without an upper bound they are of any length."""
-    if high is not None and high < low:
-        return _NOTHING
-    first, last = str(low), "" if high is None else str(high)
-    shortest, longest = len(first), len(last)
-    if shortest == longest:
-        return _same_length(first, last)
-    parts = [_same_length(first, "9" * shortest)]
-    if high is None:
-        parts.append(f"[1-9][0-9]{{{shortest}}}[0-9]*")
-    else:
-        parts += [f"[1-9][0-9]{{{shortest},{longest - 2}}}"] if longest - shortest > 1 else []
-        parts.append(_same_length("1" + "0" * (longest - 1), last))
-    return "|".join(parts)
-
-
-def _same_length(low: str, high: str) -> str:
-    """Digits from low to high, all of one length."""
-    if not low:
-        return ""
-    if low[0] == high[0]:
-        return low[0] + _grouped(_same_length(low[1:], high[1:]))
-    rest = len(low) - 1
-    first, last = int(low[0]), int(high[0])
+def _natural(low: int, high: int | None) -> Machine:
+    """Natural numbers without leading zeros; without an upper bound those of any length that a bound may have."""
+    high = 10**_LONGEST if high is None else high
     parts = []
-    if low[1:].strip("0"):
-        parts.append(low[0] + _grouped(_same_length(low[1:], "9" * rest)))
-        first += 1
-    if high[1:].strip("9"):
-        parts.append(high[0] + _grouped(_same_length("0" * rest, high[1:])))
-        last -= 1
-    if first <= last:
-        parts.append(f"[{first}-{last}]" + (f"[0-9]{{{rest}}}" if rest else ""))
-    return "|".join(parts)
+    for length in range(len(str(low)), len(str(max(high, 0))) + 1):
+        first, last = max(low, 10 ** (length - 1) if length > 1 else 0), min(high, 10**length - 1)
+        if first <= last:
+            parts.append(leaf(_same_length(str(first), str(last))))
+    return machine(alt(parts), Meter())
 
 
-def _grouped(pattern: str) -> str:
-    return f"(?:{pattern})" if "|" in pattern else pattern
+def _same_length(low: str, high: str) -> Machine:
+    """Digits from low to high, all of one length: per digit four states, by which of the two it has followed so far."""
+    length = len(low)
+    table = np.full((4 * length + 4, BYTES), DEAD, np.int32)
+    for place in range(length):
+        for at_low, at_high in ((True, True), (True, False), (False, True), (False, False)):
+            first = int(low[place]) if at_low else 0
+            last = int(high[place]) if at_high else 9
+            for digit in range(first, last + 1):
+                follows = 2 * (not (at_low and digit == first)) + (not (at_high and digit == last))
+                table[4 * place + 2 * (not at_low) + (not at_high), 48 + digit] = 4 * (place + 1) + follows
+    return Machine(table, np.arange(len(table)) >= 4 * length)
 
 
 def _multiples(step: int) -> Machine:
