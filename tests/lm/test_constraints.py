@@ -168,7 +168,7 @@ def test_a_form(tiny):
         ({"choices": "yes"}, BadInput, "choices= is a list of texts"),
         ({"choices": []}, BadInput, "at least one text"),
         ({"constraint": "a"}, BadInput, "a constraint is one of Constraint, Anything"),
-        ({"schema": {"type": "object", "unevaluatedItems": False}}, Unsupported, "unevaluatedItems"),
+        ({"schema": {"type": "object", "$dynamicRef": "#a"}}, Unsupported, "dynamicRef"),
         ({"schema": PERSON, "length": 3}, BadInput, "the shortest text that fits has"),
         ({"regex": "[a-z]{40}", "pins": {1: "7"}}, BadInput, r"\(b'7'\) at position \d+ contradicts"),
         ({"regex": "ab", "banned": "b"}, BadInput, "once it has banned 'b'"),

@@ -136,7 +136,7 @@ WRONG = [
     (TEXT, {"prompt": "x", "schema": False}, "schema", "no JSON text"),
     # keywords and languages that are empty
     (CHAT, {"messages": USER, "response_format": {"type": "json_schema"}}, "response_format", "json_schema.schema"),
-    (TEXT, {"prompt": "x", "schema": {"type": "array", "uniqueItems": True}}, "schema", "'uniqueItems'"),
+    (TEXT, {"prompt": "x", "schema": {"type": "array", "$dynamicRef": "#a"}}, "schema", "'$dynamicRef'"),
     (TEXT, {"prompt": "x", "schema": {"type": "string", "pattern": "a(?!b)"}}, "schema", "looks around"),
     (TEXT, {"prompt": "x", "schema": {"$ref": "https://example.org/s.json"}}, "schema", "can't be honoured"),
     (TEXT, {"prompt": "x", "schema": {"$ref": "#/$defs/none"}}, "schema", "leads nowhere"),
@@ -161,9 +161,9 @@ WRONG = [
     ),
     (
         INFILL,
-        {"segments": [{"text": "x"}, {"mask": {"min": 1, "max": 2}, "schema": {"type": "null", "not": {}}}]},
+        {"segments": [{"text": "x"}, {"mask": {"min": 1, "max": 2}, "schema": {"type": "null", "$dynamicRef": "#a"}}]},
         "segments[1].schema",
-        "'not'",
+        "'$dynamicRef'",
     ),
     (INFILL, {"segments": [{"mask": {"min": 1, "max": 2}, "regex": "a", "choices": ["a"]}]}, "segments[0].choices", ""),
     # decoders that write ahead of what they know

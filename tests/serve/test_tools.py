@@ -176,7 +176,7 @@ def test_what_was_called_and_what_came_of_it_is_told(served, wide):
     )
 
 
-BAD = tool("f", {"type": "object", "properties": {"a": {"type": "string", "contentEncoding": 1, "not": {}}}})
+BAD = tool("f", {"type": "object", "properties": {"a": {"type": "string", "contentEncoding": 1, "$dynamicRef": "#a"}}})
 WRONG = [
     ({"tool_choice": "required"}, "tool_choice", "where there are none"),
     ({"tools": [{"type": "function"}]}, "tools[0].function", "missing"),
@@ -185,8 +185,8 @@ WRONG = [
     ({"tools": [tool("f", {"type": "string"})]}, "tools[0].function.parameters", "object"),
     ({"tools": [tool(f"f{i}") for i in range(65)]}, "tools", "the limit is 64"),
     ({"tools": [tool("f", {"description": "x" * 70_000})]}, "tools", "constraint_bytes"),
-    ({"tools": [BAD]}, "tools", "'not'"),
-    ({"tools": [BAD], "tool_choice": "required"}, "tools", "'not'"),
+    ({"tools": [BAD]}, "tools", "'$dynamicRef'"),
+    ({"tools": [BAD], "tool_choice": "required"}, "tools", "'$dynamicRef'"),
     ({"tools": [tool("f", {"properties": {"a\ud800": {}}})]}, "tools", "surrogate"),
     ({"tools": SHORT, "tool_choice": "sometimes"}, "tool_choice", ""),
     (

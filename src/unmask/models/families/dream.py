@@ -35,5 +35,5 @@ FAMILY = Family(
     names=llama.names,
     models="Dream-7B, Dream-Coder-7B, DiffuCoder-7B, DreamOn-7B",
     source="published remote code of Dream, DreamModel",
-    checked="logits of the published model class; token-identical with its sampler",
+    checked="logits of the published model class; token-identical with its sampler; DreamOn by its paper only",
 )
