@@ -27,6 +27,7 @@ from unmask.engine.backends.graph import (
     Body,
     Head,
     example,
+    join,
     rounded,
     traceable,
 )
@@ -74,7 +75,7 @@ def save(model: Denoiser, folder: Path, precision: str = "loaded") -> list[Path]
 
 def graphs(model: Transformer) -> tuple[Any, Any]:
     """The graphs of features and of logits of a `traceable` model, as OpenVINO models."""
-    wide = (torch.zeros(2, model.shape.width),)
+    wide, model = (torch.zeros(2, model.shape.width),), join(model)
     return (
         _convert(Body(model), example(model), INPUTS, OUTPUTS),
         _convert(Head(model), wide, HEAD_INPUTS, HEAD_OUTPUTS),
