@@ -51,7 +51,8 @@ TEXTS, LETTERS = 300, 200
 
 def drawn(rules: Rules, chance: random.Random) -> str | None:
     """A random text of a grammar; None where it becomes too long."""
-    out, todo, steps = "", [Ref(rules.start)], 0
+    out, steps = "", 0
+    todo: list[Node] = [Ref(rules.start)]
     while todo and len(out) <= LETTERS and (steps := steps + 1) < 20 * LETTERS:
         node: Node = todo.pop()
         match node:
@@ -61,16 +62,16 @@ def drawn(rules: Rules, chance: random.Random) -> str | None:
                 first, last = chance.choice(ranges)
                 out += chr(chance.randint(first, min(last, first + 90)))
             case Ref(name):
-                todo.append(rules.rules[name])  # type: ignore[arg-type]
+                todo.append(rules.rules[name])
             case Seq(parts):
-                todo += reversed(parts)  # type: ignore[arg-type]
+                todo += reversed(parts)
             case Alt(ways):
-                todo.append(chance.choice(ways))  # type: ignore[arg-type]
+                todo.append(chance.choice(ways))
             case Repeat(inner, low, high):
                 count = low
                 while (high is None or count < high) and chance.random() < 0.5:
                     count += 1
-                todo += [inner] * count  # type: ignore[list-item]
+                todo += [inner] * count
             case Pattern():
                 raise AssertionError("the grammars here have no regexes")
     return None if todo or len(out) > LETTERS else out

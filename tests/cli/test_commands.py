@@ -1,52 +1,17 @@
 """The command line as a person, a pipe and a program meet it."""
 
-import io
 import json
 import os
 import pty
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 
-from unmask.cli import COMMANDS, main
+from unmask.cli import COMMANDS
 from unmask.cli.view import target
 from unmask.decode.effort import Eased
-
-
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def unmask(capfd, monkeypatch):
-    """The command line in this process, as torch takes a second to import; `test_a_process` starts a real one."""
-
-    def run(*args, stdin=""):
-        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-        monkeypatch.setenv("COLUMNS", "100")
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(list(args))
-        out, err = capfd.readouterr()
-        return Done(ended.value.code or 0, out, err)
-
-    return run
-
-
-@pytest.fixture
-def as_json(unmask):
-    def run(*args, **kwargs):
-        done = unmask(*args, "--json", **kwargs)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    return run
 
 
 def test_a_process():

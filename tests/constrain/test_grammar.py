@@ -323,7 +323,7 @@ def test_depth_is_checked():
     with pytest.raises(BadInput, match="depth is 0 to 32, got 33"):
         Grammar("start:", depth=33)
     with pytest.raises(BadInput, match="a grammar is a text"):
-        Grammar(b"start:")  # type: ignore[arg-type]
+        Grammar(b"start:")
 
 
 PIECES = [b"((", b"))", b"1", b"23", b"+-", b")*(", b"\xc3", b"\xa9", b'":', b'"]', b'{"']

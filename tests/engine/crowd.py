@@ -5,6 +5,8 @@ import re
 from functools import cache
 
 import torch
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from unmask.base.vocab import Traits, Vocab
 from unmask.constrain.compile import compile_here
@@ -157,3 +159,45 @@ def take(deltas, found):
         tokens, last = found.get(delta.id, ([], None))
         assert last is None, "nothing is told after the last"
         found[delta.id] = (tokens + delta.tokens, delta if delta.last else None)
+
+
+class Coming(RuleBasedStateMachine):
+    """Requests go on and are taken back; how they come, and what each has to be at its end, is for those who are this.
+
+    Attributes:
+        engine: theirs.
+        numbers: of the requests, by what the engine calls them.
+        found: what it has told.
+        cancelled: those that were taken back.
+    """
+
+    def same(self, last, tokens, number):
+        """Fail unless a request has become what it would have become alone."""
+        raise NotImplementedError
+
+    @rule(times=st.integers(1, 6))
+    def step(self, times):
+        for _ in range(times):
+            take(self.engine.step(), self.found)
+
+    @rule(pick=st.randoms(use_true_random=False))
+    def cancel(self, pick):
+        there = [id for id in self.numbers if self.found.get(id, ([], None))[1] is None and id not in self.cancelled]
+        if there:
+            id = pick.choice(there)
+            assert self.engine.cancel(id)
+            assert not self.engine.cancel(id)
+            self.cancelled.add(id)
+
+    def teardown(self):
+        if not hasattr(self, "engine"):
+            return
+        drain(self.engine, self.found)
+        for id, number in self.numbers.items():
+            tokens, last = self.found.get(id, ([], None))
+            if id in self.cancelled:
+                assert last is None
+            else:
+                self.same(last, tokens, number)
+        assert self.engine.stats.pages_held == 0
+        assert self.engine.stats.running == self.engine.stats.waiting == 0

@@ -5,10 +5,10 @@ from itertools import islice
 
 import pytest
 import torch
-from crowd import KINDS, LENGTH, LETTERS, SIZE, alone, asked, drain, facts, small, take
+from crowd import KINDS, LENGTH, LETTERS, SIZE, Coming, alone, asked, drain, facts, small, take
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import initialize, rule
 
 from unmask.base.errors import BadInput, RequestFailed, TooLong, Unsupported
 from unmask.base.vocab import Traits, Vocab
@@ -38,7 +38,7 @@ def same(delta, tokens, number, sees="all"):
     assert tokens == delta.result.gaps[-1]
 
 
-class Company(RuleBasedStateMachine):
+class Company(Coming):
     """Requests come, go on, and are taken back, in engines of every size."""
 
     @initialize(
@@ -55,32 +55,8 @@ class Company(RuleBasedStateMachine):
     def add(self, number):
         self.numbers[self.engine.add(asked(number))] = number
 
-    @rule(times=st.integers(1, 6))
-    def step(self, times):
-        for _ in range(times):
-            take(self.engine.step(), self.found)
-
-    @rule(pick=st.randoms(use_true_random=False))
-    def cancel(self, pick):
-        there = [id for id in self.numbers if self.found.get(id, ([], None))[1] is None and id not in self.cancelled]
-        if there:
-            id = pick.choice(there)
-            assert self.engine.cancel(id)
-            assert not self.engine.cancel(id)
-            self.cancelled.add(id)
-
-    def teardown(self):
-        if not hasattr(self, "engine"):
-            return
-        drain(self.engine, self.found)
-        for id, number in self.numbers.items():
-            tokens, last = self.found.get(id, ([], None))
-            if id in self.cancelled:
-                assert last is None
-            else:
-                same(last, tokens, number)
-        assert self.engine.stats.pages_held == 0
-        assert self.engine.stats.running == self.engine.stats.waiting == 0
+    def same(self, last, tokens, number):
+        same(last, tokens, number)
 
 
 Company.TestCase.settings = settings(

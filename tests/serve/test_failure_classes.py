@@ -102,7 +102,7 @@ def test_5_nobody_sends_templates_and_a_slow_one_is_ended(serving, lm, monkeypat
 
 
 def test_6_no_grammar_takes_all_time_or_memory(serving, lm):
-    """The long list is in test_constraints_http.py; here, that it ends in a process of its own, and how."""
+    """The long list is in test_compiling.py; here, that it ends in a process of its own, and how."""
     served = serving(lm, compile_s=1.0, compile_bytes=1 << 28, states=2000)
     for bound in ({"regex": "(a+)+" * 3000}, {"schema": {"type": "string", "maxLength": 10**7}}):
         segment = {"mask": {"min": 1, "max": 1}, **bound}
