@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from small_model import model_of
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)  # pytest runs in several processes
@@ -22,19 +24,6 @@ def tokenizer():
     from unmask.text.tokenizer import Tokenizer
 
     return Tokenizer.train(TEXTS * 4, 330)
-
-
-def model_of(tokenizer, **traits):
-    """A tiny random network whose beliefs are sharp enough to differ from each other."""
-    from unmask.base.vocab import Traits
-    from unmask.models.backbone import Shape, Transformer
-
-    size = tokenizer.vocab.size
-    shape = Shape(vocab_size=size, width=32, depth=2, heads=4, hidden=48, max_length=96, qk_norm=True)
-    model = Transformer(shape, tokenizer.vocab, Traits(**traits), seed=5)
-    with torch.no_grad():
-        model.embed_tokens.weight.mul_(20)
-    return model.eval()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from conftest import model_of
+from small_model import model_of
 from small_tokenizers import CHATML, byte_level
 from small_tokenizers import write as write_files
 from unmask.base.vocab import Vocab

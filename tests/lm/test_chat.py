@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import unmask
-from conftest import model_of
 from exact import KnownDenoiser
+from small_model import model_of
 from small_tokenizers import CHATML, byte_level, write
 from unmask.base.errors import BadCheckpoint, BadInput, TooLong, Unsupported
 from unmask.base.vocab import Traits, Vocab

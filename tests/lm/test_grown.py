@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from conftest import model_of
+from small_model import model_of
 from unmask.base.errors import BadInput, TooLong, Unsupported
 from unmask.lm.model import LanguageModel
 

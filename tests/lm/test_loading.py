@@ -14,7 +14,7 @@ from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
 import unmask
-from conftest import model_of
+from small_model import model_of
 from small_tokenizers import CHATML, byte_level
 from small_tokenizers import write as write_files
 from unmask.base.errors import BadCheckpoint, BadInput, UnknownName, Unsupported

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import unmask
-from conftest import model_of
+from small_model import model_of
 from unmask.base.errors import BadInput, TooLong, UnknownName, Unsupported
 from unmask.decode.options import OPTIONS
 from unmask.lm.model import LanguageModel

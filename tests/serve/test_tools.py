@@ -229,7 +229,7 @@ DEAF = HERMES.replace("{% if tools %}", "{% if false %}")
 
 @pytest.fixture(scope="module")
 def chatty(tmp_path_factory):
-    from conftest import model_of
+    from small_model import model_of
     from small_tokenizers import CHATML, write
     from unmask.base.vocab import Vocab
     from unmask.text.tokenizer import Tokenizer
