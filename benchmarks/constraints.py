@@ -36,12 +36,12 @@ from unmask.base.attend import Attend
 from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
 from unmask.base.step import State
-from unmask.constrain.automaton import Automaton
-from unmask.constrain.budget import Budget
+from unmask.constrain.automata.automaton import Automaton
+from unmask.constrain.automata.budget import Budget
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import compile_here, compile_in_child
 from unmask.constrain.holes import Holes, Span
 from unmask.constrain.spec import Constraint, Regex, Schema
-from unmask.constrain.vocabulary import Vocabulary
 from unmask.decode import control
 from unmask.decode.decoder import build
 from unmask.decode.loop import denoise

@@ -14,12 +14,12 @@ from typing import Any
 from report import parser, report
 
 from unmask.base.errors import OverBudget
-from unmask.constrain.budget import Budget, Meter
+from unmask.constrain.automata.budget import Budget, Meter
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import compile_here
-from unmask.constrain.notation import read
-from unmask.constrain.rules import Alt, Letters, Node, Pattern, Ref, Repeat, Rules, Seq, Text
+from unmask.constrain.grammar.notation import read
+from unmask.constrain.grammar.rules import Alt, Letters, Node, Pattern, Ref, Repeat, Rules, Seq, Text
 from unmask.constrain.spec import Constraint, Grammar
-from unmask.constrain.vocabulary import Vocabulary
 from unmask.lm.load import load
 
 GRAMMARS = {

@@ -26,10 +26,10 @@ import torch
 from report import parser, report
 
 from unmask.base.errors import OverBudget, UnknownName, UnmaskError
-from unmask.constrain.automaton import Automaton
+from unmask.constrain.automata.automaton import Automaton
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.holes import Holes, Span
 from unmask.constrain.spec import Constraint, Schema
-from unmask.constrain.vocabulary import Vocabulary
 from unmask.lm.load import load
 from unmask.lm.model import LanguageModel
 from unmask.models.backbone import Transformer

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from unmask.base import seeds
-from unmask.constrain.automaton import END, NEVER
-from unmask.constrain.machine import DEAD
+from unmask.constrain.automata.automaton import END, NEVER
+from unmask.constrain.automata.machine import DEAD
 
 FLOOR, OPEN = -1e9, -1
 

@@ -8,10 +8,10 @@ import pytest
 from worlds import TOKENS, VOCABULARY
 
 from unmask.base.errors import BadInput, OverBudget, Unsupported
-from unmask.constrain.budget import Budget, Meter
+from unmask.constrain.automata.budget import Budget, Meter
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import Cache, Child, compile_here, compile_in_child
 from unmask.constrain.spec import Anything, Choices, Constraint, Either, Regex, Schema, Template, Unlike
-from unmask.constrain.vocabulary import Vocabulary
 
 
 def accepts(asked: Constraint, *texts: str) -> list[bool]:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from test_schema import accepted, written
 
 from unmask.base.errors import BadInput, UnmaskError, Unsupported
-from unmask.constrain.budget import Meter
-from unmask.constrain.numerals import divided
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.schema.numerals import divided
 from unmask.constrain.spec import Constraint, Schema
 
 CORPUS = [

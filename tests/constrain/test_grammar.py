@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from unmask.base.errors import BadInput, OverBudget, UnknownName, Unsupported
 from unmask.base.step import State
-from unmask.constrain.budget import Budget, Meter
+from unmask.constrain.automata.budget import Budget, Meter
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import compile_here, compile_in_child
+from unmask.constrain.grammar.notation import COMMON
 from unmask.constrain.holes import Holes, Span
-from unmask.constrain.notation import COMMON
 from unmask.constrain.spec import Constraint, Grammar
-from unmask.constrain.vocabulary import Vocabulary
 
 MOST = 5
 """Letters of the strings that are tried."""

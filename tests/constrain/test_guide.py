@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from unmask.constrain.keywords import GENERAL, KEYWORDS
-from unmask.constrain.strings import FORMATS
+from unmask.constrain.schema.keywords import GENERAL, KEYWORDS
+from unmask.constrain.schema.strings import FORMATS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/control.md").read_text()

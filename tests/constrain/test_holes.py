@@ -7,9 +7,9 @@ from worlds import END, MASK, MOST, TOKENS, asked, automaton, beliefs, canvas, f
 
 from unmask.base.errors import BadInput
 from unmask.base.step import State
-from unmask.constrain.budget import Meter
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.automata.regex import own
 from unmask.constrain.holes import Holes, Span
-from unmask.constrain.regex import own
 
 PATTERNS = st.recursive(
     st.sampled_from(["a", "b", "é", "ab", "[ab]", "."]),

@@ -10,9 +10,9 @@ from test_holes import PATTERNS, ROWS
 from worlds import MASK, TOKENS, automaton, beliefs
 
 from unmask.base.step import State
-from unmask.constrain import grid, nats, reading, walk
+from unmask.constrain.automata.regex import own
 from unmask.constrain.holes import Holes, Span
-from unmask.constrain.regex import own
+from unmask.constrain.joint import grid, nats, reading, walk
 
 WAYS = {
     "one table": (1 << 12, 3, 1e-280),

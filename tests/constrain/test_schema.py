@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from unmask.base.errors import BadInput, OverBudget, UnknownName, Unsupported
 from unmask.base.step import State
-from unmask.constrain.budget import Budget, Meter
+from unmask.constrain.automata.budget import Budget, Meter
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import compile_here
 from unmask.constrain.holes import Holes, Span
-from unmask.constrain.schema import WHITESPACE
+from unmask.constrain.schema.writer import WHITESPACE
 from unmask.constrain.spec import Constraint, Schema
-from unmask.constrain.vocabulary import Vocabulary
 
 FILES = sorted((Path(__file__).parent / "schemas").glob("*.json"))
 PIECES = [b'":', b'", "', b"true", b"null", b'{"', b"na", b"me", b"1", b"23", b"\xc3", b"\xa9", b'"]', b"]}"]

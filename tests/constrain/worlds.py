@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from unmask.base.step import State
-from unmask.constrain.budget import Meter
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.automata.lift import lift
+from unmask.constrain.automata.machine import Machine
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.holes import Holes, Span
-from unmask.constrain.lift import lift
-from unmask.constrain.machine import Machine
-from unmask.constrain.vocabulary import Vocabulary
 
 TOKENS = [b"", b"", b"a", b"b", b"ab", b"ba", b"aa", b"\xc3", b"\xa9", b"a\xc3"]
 MASK, END = 0, 1

@@ -10,10 +10,10 @@ from unmask.base.canvas import Canvas
 from unmask.base.errors import BadInput, Unsupported
 from unmask.base.step import State
 from unmask.base.vocab import Traits, Vocab
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import compile_here
 from unmask.constrain.holes import Holes, Span
 from unmask.constrain.spec import Constraint, Grammar, Regex
-from unmask.constrain.vocabulary import Vocabulary
 from unmask.decode.control import check
 from unmask.decode.decoder import build
 from unmask.decode.loop import denoise

@@ -11,10 +11,10 @@ from unmask.base.canvas import NEW, Canvas
 from unmask.base.errors import BadInput, TooLong, Unsupported
 from unmask.base.step import State
 from unmask.base.vocab import Traits, Vocab
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import compile_here
 from unmask.constrain.holes import Span
 from unmask.constrain.spec import Constraint, Regex
-from unmask.constrain.vocabulary import Vocabulary
 from unmask.decode.decoder import build
 from unmask.decode.session import Session
 from unmask.text.layout import Fixed, Gap, lay

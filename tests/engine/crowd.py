@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from unmask.base.vocab import Traits, Vocab
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import compile_here
 from unmask.constrain.holes import Span
 from unmask.constrain.spec import Constraint, Regex
-from unmask.constrain.vocabulary import Vocabulary
 from unmask.decode.decoder import build
 from unmask.decode.session import Session
 from unmask.engine.engine import Engine

@@ -12,10 +12,10 @@ from hypothesis.stateful import initialize, rule
 
 from unmask.base.errors import BadInput, RequestFailed, TooLong, Unsupported
 from unmask.base.vocab import Traits, Vocab
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import compile_here
 from unmask.constrain.holes import Span
 from unmask.constrain.spec import Constraint, Regex
-from unmask.constrain.vocabulary import Vocabulary
 from unmask.decode.decoder import build
 from unmask.decode.session import Session
 from unmask.engine.engine import Engine

@@ -18,13 +18,13 @@ import numpy as np
 
 from unmask.base import errors
 from unmask.base.errors import BadInput, OverBudget
-from unmask.constrain.automaton import Automaton, Edges
-from unmask.constrain.budget import SLOWEST, Budget, Meter
-from unmask.constrain.lift import lift
-from unmask.constrain.machine import minimal
-from unmask.constrain.rust import bound
+from unmask.constrain.automata.automaton import Automaton, Edges
+from unmask.constrain.automata.budget import SLOWEST, Budget, Meter
+from unmask.constrain.automata.lift import lift
+from unmask.constrain.automata.machine import minimal
+from unmask.constrain.automata.rust import bound
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.spec import Constraint
-from unmask.constrain.vocabulary import Vocabulary
 
 _CHILD_BYTES = 1 << 30
 """Address space that a child has before it begins."""

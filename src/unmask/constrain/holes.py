@@ -9,7 +9,6 @@ It does not know models, policies or text; whoever decodes asks.
 """
 
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,31 +16,15 @@ from torch import Tensor
 
 from unmask.base.errors import BadInput
 from unmask.base.step import State
-from unmask.constrain import joint
-from unmask.constrain.automaton import END, NEVER, Automaton
-from unmask.constrain.nats import alone
-from unmask.constrain.reading import OPEN, Reading
+from unmask.constrain.automata.automaton import END, NEVER, Automaton
+from unmask.constrain.joint.nats import alone
+from unmask.constrain.joint.question import Lists, Part, Question, kept
+from unmask.constrain.joint.reading import OPEN, Reading, Span
+
+__all__ = ["Holes", "Span"]
 
 _HEARD = 1 << 18
 """Log-probabilities that are sorted by class at once, so that they stay near the processor."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Span:
-    """Positions `start` to `stop` (exclusive) of a row, and the automaton that reads them.
-
-    Args:
-        automaton: what the tokens there must spell.
-        start, stop: canvas positions.
-        ends: whether an end of text may stand in it, with nothing but ends (or ABSENT positions) behind.
-        least: tokens before an end of text may stand.
-    """
-
-    automaton: Automaton
-    start: int
-    stop: int
-    ends: bool = False
-    least: int = 0
 
 
 class Holes:
@@ -57,7 +40,7 @@ class Holes:
     def __init__(self, spell: Sequence[bytes] = ()) -> None:
         self.spell = spell
         self._rows: dict[int, list[Reading]] = {}
-        self._lists = joint.Lists()
+        self._lists = Lists()
 
     def enter(self, row: int, spans: Sequence[Span]) -> None:
         """Let these spans hold for a row, and none that it had before; without spans the row is free.
@@ -126,9 +109,9 @@ class Holes:
             out[torch.from_numpy(some)] = question.allowed(some)
         return out.to(rows.device)
 
-    def ask(self, rows: Tensor, positions: Tensor) -> joint.Question:
+    def ask(self, rows: Tensor, positions: Tensor) -> Question:
         """A question about cells that are open or will be asked about alone; those of a row in rising order."""
-        return joint.Question(self._parts(rows, positions), len(rows), self._lists, narrow=True)
+        return Question(self._parts(rows, positions), len(rows), self._lists, narrow=True)
 
     def fill(self, rows: Tensor, positions: Tensor, log_probs: Tensor) -> Tensor:
         """(N,) the tokens at these positions that are together the most probable of all that can be completed.
@@ -154,7 +137,7 @@ class Holes:
         self, rows: Tensor, positions: Tensor, log_probs: Tensor, keys: tuple[Tensor, Tensor] | None
     ) -> Tensor:
         found = torch.zeros_like(positions)
-        question = joint.Question(self._parts(rows, positions), len(rows), self._lists, narrow=False)
+        question = Question(self._parts(rows, positions), len(rows), self._lists, narrow=False)
         held = torch.zeros(len(rows), dtype=torch.bool)
         held[torch.from_numpy(question.cells)] = True
         for cells in held.nonzero()[:, 0].split(max(1, _HEARD // log_probs.shape[1])):
@@ -192,7 +175,7 @@ class Holes:
                 there = slice(read.span.start, read.span.stop)
                 done = np.flatnonzero((state[row, there] == State.DONE).cpu().numpy())
                 weight = np.zeros(len(done)) if doubt is None else doubt[row, there].cpu().numpy()[done]
-                keep = joint.kept(read, done, 1 - weight / (2 * (len(done) + 1)))
+                keep = kept(read, done, 1 - weight / (2 * (len(done) + 1)))
                 if keep is None:
                     raise BadInput(
                         f"row {row} can't be repaired: {read.why(self.spell, tokens[row, there].cpu().numpy())}"
@@ -200,7 +183,7 @@ class Holes:
                 out[row, torch.from_numpy(done[~keep] + read.span.start)] = True
         return out.to(state.device)
 
-    def _parts(self, rows: Tensor, positions: Tensor) -> list[joint.Part]:
+    def _parts(self, rows: Tensor, positions: Tensor) -> list[Part]:
         """Every span that some of (N,) cells lie in, and which."""
         owner, at = rows.cpu().numpy(), positions.cpu().numpy()
         order = owner.argsort(kind="stable")
@@ -212,7 +195,7 @@ class Holes:
                 inside = own[(there >= read.span.start) & (there < read.span.stop)]
                 if len(inside):
                     offsets = at[inside] - read.span.start
-                    found.append(joint.Part(read, inside, offsets))
+                    found.append(Part(read, inside, offsets))
         return found
 
 

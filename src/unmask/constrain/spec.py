@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from unmask.base.errors import BadInput, UnknownName
-from unmask.constrain.budget import Meter
-from unmask.constrain.compose import alt, leaf, machine, seq, text
-from unmask.constrain.grammar import Grower
-from unmask.constrain.machine import Machine, both, without
-from unmask.constrain.notation import read
-from unmask.constrain.regex import full, own
-from unmask.constrain.schema import WHITESPACE, Writer
-from unmask.constrain.strings import ANY, characters, lines, words
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.automata.compose import alt, leaf, machine, seq, text
+from unmask.constrain.automata.machine import Machine, both, without
+from unmask.constrain.automata.regex import full, own
+from unmask.constrain.grammar.grower import Grower
+from unmask.constrain.grammar.notation import read
+from unmask.constrain.schema.strings import ANY, characters, lines, words
+from unmask.constrain.schema.writer import WHITESPACE, Writer
 
 DEEPEST_RECURSION = 8
 DEEPEST_NESTING = 32
@@ -38,7 +38,7 @@ class Regex:
     pattern: str
 
     def language(self, meter: Meter) -> Machine:
-        """All texts; raises as `unmask.constrain.regex.full`."""
+        """All texts; raises as `unmask.constrain.automata.regex.full`."""
         return full(self.pattern, meter)
 
 
@@ -102,7 +102,7 @@ class Grammar:
     """A text of a context-free grammar.
 
     Args:
-        text: the grammar, in Lark's notation or in GBNF; see `unmask.constrain.notation`.
+        text: the grammar, in Lark's notation or in GBNF; see `unmask.constrain.grammar.notation`.
         depth: how often a rule may lie inside itself. What goes on at its end or at its beginning has no bound.
     """
 
@@ -116,7 +116,7 @@ class Grammar:
             raise BadInput(f"depth is 0 to {DEEPEST_NESTING}, got {self.depth}")
 
     def language(self, meter: Meter) -> Machine:
-        """All texts up to the depth; raises as `unmask.constrain.notation.read` and `Grower.language`."""
+        """All texts up to the depth; raises as `unmask.constrain.grammar.notation.read` and `Grower.language`."""
         return Grower.of(read(self.text), meter, self.depth).language()
 
 

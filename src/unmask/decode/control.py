@@ -18,8 +18,8 @@ from torch import Tensor
 from unmask.base.canvas import Canvas
 from unmask.base.errors import BadInput, Unsupported
 from unmask.base.step import Plan, State, Turn
-from unmask.constrain import joint
 from unmask.constrain.holes import Holes, Span
+from unmask.constrain.joint.question import Question
 from unmask.decode import windows
 from unmask.decode.decoder import Decoder
 
@@ -74,7 +74,7 @@ class Control:
         anew: (N,) bool, those of rows that keep nothing from step to step.
     """
 
-    question: joint.Question
+    question: Question
     at: tuple[Tensor, Tensor]
     place: Tensor
     asked: Tensor

@@ -22,11 +22,11 @@ from typing import Any, Protocol, Self, get_args
 from unmask.base.canvas import Canvas
 from unmask.base.errors import BadInput, Unsupported
 from unmask.base.vocab import Vocab
-from unmask.constrain.automaton import Automaton, Ends
+from unmask.constrain.automata.automaton import Automaton, Ends
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import Cache
 from unmask.constrain.holes import Span
 from unmask.constrain.spec import Anything, Body, Choices, Constraint, Grammar, Regex, Schema
-from unmask.constrain.vocabulary import Vocabulary
 from unmask.decode.control import contradiction
 from unmask.lm.rows import Ask, Fits
 from unmask.text.layout import Layout

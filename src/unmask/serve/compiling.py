@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from unmask.base.errors import UnmaskError
-from unmask.constrain.automaton import Automaton
-from unmask.constrain.budget import Budget
+from unmask.constrain.automata.automaton import Automaton
+from unmask.constrain.automata.budget import Budget
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import Cache, Child
 from unmask.constrain.spec import Constraint
-from unmask.constrain.vocabulary import Vocabulary
 from unmask.serve.errors import Refused
 from unmask.serve.limits import Limits
 from unmask.serve.metrics import Metrics

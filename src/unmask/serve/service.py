@@ -13,7 +13,7 @@ from fastapi.responses import Response
 
 from unmask.base.canvas import Canvas
 from unmask.base.errors import UnmaskError
-from unmask.constrain.vocabulary import Vocabulary
+from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.engine.request import Request as EngineRequest
 from unmask.lm.grow import grown
 from unmask.lm.model import LanguageModel

@@ -16,19 +16,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.base.errors import BadInput, Unsupported
-from unmask.constrain.budget import Meter
-from unmask.constrain.combine import merge, merged_all, overlapping, worlds
-from unmask.constrain.compose import Part, alt, leaf, machine, seq, text
-from unmask.constrain.containers import Style, chosen, ranked
-from unmask.constrain.distinct import told_apart
-from unmask.constrain.keywords import ALSO, EXCEPT, KEYWORDS, MEMBERS, asking, count_of, is_of, kinds_of, same
-from unmask.constrain.machine import Machine, both
-from unmask.constrain.names import matches, sorted_out
-from unmask.constrain.negate import mentioned, negated
-from unmask.constrain.references import follow, followed, linked
-from unmask.constrain.regex import found_in, own
-from unmask.constrain.scalars import STRING_WORDS, numeral, string
-from unmask.constrain.strings import at_byte, groups, quoted
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.automata.compose import Part, alt, leaf, machine, seq, text
+from unmask.constrain.automata.machine import Machine, both
+from unmask.constrain.automata.regex import found_in, own
+from unmask.constrain.schema.combine import merge, merged_all, overlapping, worlds
+from unmask.constrain.schema.containers import Style, chosen, ranked
+from unmask.constrain.schema.distinct import told_apart
+from unmask.constrain.schema.keywords import ALSO, EXCEPT, KEYWORDS, MEMBERS, asking, count_of, is_of, kinds_of, same
+from unmask.constrain.schema.names import matches, sorted_out
+from unmask.constrain.schema.negate import mentioned, negated
+from unmask.constrain.schema.references import follow, followed, linked
+from unmask.constrain.schema.scalars import STRING_WORDS, numeral, string
+from unmask.constrain.schema.strings import at_byte, groups, quoted
 
 WHITESPACE = {"compact": ("", ""), "spaced": (" ?", ""), "free": (r"[ \n\t\r]*", r"[ \n\t\r]*")}
 """What may stand behind commas and colons, and what at the other places where JSON allows it."""

@@ -14,10 +14,10 @@ from functools import cache
 import numpy as np
 
 from unmask.base.errors import Unsupported
-from unmask.constrain.budget import Meter
-from unmask.constrain.compose import Part, alt, leaf, machine, maybe, repeat, seq, text
-from unmask.constrain.machine import BYTES, DEAD, Machine, both, minimal, without
-from unmask.constrain.regex import own
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.automata.compose import Part, alt, leaf, machine, maybe, repeat, seq, text
+from unmask.constrain.automata.machine import BYTES, DEAD, Machine, both, minimal, without
+from unmask.constrain.automata.regex import own
 
 DIGITS = 18
 CAREFUL = 15

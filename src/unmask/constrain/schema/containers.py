@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unmask.constrain.compose import Net, Part, seq
+from unmask.constrain.automata.compose import Net, Part, seq
 
 
 @dataclass(frozen=True, slots=True)

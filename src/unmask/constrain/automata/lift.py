@@ -10,10 +10,10 @@ is allowed wherever it can still be completed.
 
 import numpy as np
 
-from unmask.constrain.automaton import Automaton, Edges
-from unmask.constrain.budget import Meter
-from unmask.constrain.machine import DEAD, Machine, byte_classes
-from unmask.constrain.vocabulary import Vocabulary
+from unmask.constrain.automata.automaton import Automaton, Edges
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.automata.machine import DEAD, Machine, byte_classes
+from unmask.constrain.automata.vocabulary import Vocabulary
 
 NEVER, END = 0, 1
 """Classes of the tokens that are never possible, and of those that end a text."""

@@ -11,17 +11,31 @@ It does not know rows or canvases.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.constrain.automaton import END, Ends
-
-if TYPE_CHECKING:
-    from unmask.constrain.holes import Span
+from unmask.constrain.automata.automaton import END, Automaton, Ends
 
 OPEN = -1
 """Code of a position whose token is not known; others have the class of their token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Span:
+    """Positions `start` to `stop` (exclusive) of a row, and the automaton that reads them.
+
+    Args:
+        automaton: what the tokens there must spell.
+        start, stop: canvas positions.
+        ends: whether an end of text may stand in it, with nothing but ends (or ABSENT positions) behind.
+        least: tokens before an end of text may stand.
+    """
+
+    automaton: Automaton
+    start: int
+    stop: int
+    ends: bool = False
+    least: int = 0
 
 
 @dataclass(eq=False)
@@ -35,7 +49,7 @@ class Reading:
             behind the position, on the right side to the one before it.
     """
 
-    span: "Span"
+    span: Span
     rule: Ends
     codes: np.ndarray
     left: np.ndarray
@@ -44,7 +58,7 @@ class Reading:
     stale_right: np.ndarray
 
     @classmethod
-    def of(cls, span: "Span") -> "Reading":
+    def of(cls, span: Span) -> "Reading":
         """A span of which nothing is known yet: all open."""
         width, automaton, rule = span.stop - span.start, span.automaton, Ends(span.ends, span.least)
         early = min(span.least, width) if span.ends else 0  # what is remembered is of texts that may end

@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any
 
 from unmask.base.errors import BadInput, Unsupported
-from unmask.constrain.keywords import (
+from unmask.constrain.schema.keywords import (
     ALSO,
     ANNOTATIONS,
     BYTE,

@@ -5,9 +5,11 @@ from decimal import Decimal
 from typing import Any
 
 from unmask.base.errors import BadInput
-from unmask.constrain.budget import Meter
-from unmask.constrain.compose import alt, machine, text
-from unmask.constrain.keywords import (
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.automata.compose import alt, machine, text
+from unmask.constrain.automata.machine import Machine, both, without
+from unmask.constrain.automata.regex import own
+from unmask.constrain.schema.keywords import (
     BYTE,
     EXCEPT,
     KEYWORDS,
@@ -17,10 +19,8 @@ from unmask.constrain.keywords import (
     count_of,
     is_of,
 )
-from unmask.constrain.machine import Machine, both, without
-from unmask.constrain.numerals import divided, integer, number, undivided, unlike
-from unmask.constrain.regex import own
-from unmask.constrain.strings import ANY, at_byte, characters, format_of
+from unmask.constrain.schema.numerals import divided, integer, number, undivided, unlike
+from unmask.constrain.schema.strings import ANY, at_byte, characters, format_of
 
 PRINTABLE = "[ -~]*"
 r"""Where it matters that a pattern does not match its readers must agree on that, and they don't on what `\d` is
@@ -37,7 +37,7 @@ def string(rest: Mapping[str, Any], path: str, find: Callable[[str], Machine], m
     Args:
         find: the strings in which a pattern is found.
     Raises:
-        BadInput, Unsupported, OverBudget: see `unmask.constrain.regex` and `format_of`.
+        BadInput, Unsupported, OverBudget: see `unmask.constrain.automata.regex` and `format_of`.
     """
     low, high = count_of(rest, "minLength", path), count_of(rest, "maxLength", path)
     whole = own(ANY)

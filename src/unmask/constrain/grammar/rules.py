@@ -16,7 +16,7 @@ strongly regular); nothing is approximated here.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from unmask.constrain.budget import Meter
+from unmask.constrain.automata.budget import Meter
 
 _NODE_BYTES = 256
 """Of a node in memory, about."""

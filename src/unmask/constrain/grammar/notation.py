@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from unmask.base.errors import BadInput, UnknownName, Unsupported
-from unmask.constrain.lexemes import GBNF, LARK, LAST, Lexeme, Source
-from unmask.constrain.rules import Alt, Letters, Node, Pattern, Ref, Repeat, Rules, Seq, Text
+from unmask.constrain.grammar.lexemes import GBNF, LARK, LAST, Lexeme, Source
+from unmask.constrain.grammar.rules import Alt, Letters, Node, Pattern, Ref, Repeat, Rules, Seq, Text
 
 LONGEST = 100_000
 """Characters of a grammar; what anyone writes has no more, nor `MOST` rules, nor groups `DEEPEST` in each other."""

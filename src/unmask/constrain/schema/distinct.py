@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
-from unmask.constrain.keywords import BYTE, asking, canonical, kinds_of
-from unmask.constrain.machine import Machine
-from unmask.constrain.strings import groups
+from unmask.constrain.automata.machine import Machine
+from unmask.constrain.schema.keywords import BYTE, asking, canonical, kinds_of
+from unmask.constrain.schema.strings import groups
 
 _CUTS = (-100, -10, -1, 0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000)
 """Numbers at which ranges of numbers begin."""

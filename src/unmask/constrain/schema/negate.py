@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from unmask.base.errors import Unsupported
-from unmask.constrain.keywords import EXCEPT, NO_MULTIPLE, NO_PATTERNS, TYPES, asking, kinds_of
+from unmask.constrain.schema.keywords import EXCEPT, NO_MULTIPLE, NO_PATTERNS, TYPES, asking, kinds_of
 
 Resolve = Callable[[Any, str], Any]
 _DEEPEST = 12

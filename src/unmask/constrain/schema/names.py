@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Collection, Sequence
 
 from unmask.base.errors import Unsupported
-from unmask.constrain.budget import Meter
-from unmask.constrain.compose import alt, machine, text
-from unmask.constrain.machine import Machine, both, without
-from unmask.constrain.regex import own
-from unmask.constrain.scalars import PRINTABLE
-from unmask.constrain.strings import ANY
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.automata.compose import alt, machine, text
+from unmask.constrain.automata.machine import Machine, both, without
+from unmask.constrain.automata.regex import own
+from unmask.constrain.schema.scalars import PRINTABLE
+from unmask.constrain.schema.strings import ANY
 
 _MOST = 16
 

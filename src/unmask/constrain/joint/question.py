@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.constrain.automaton import END, NEVER, Automaton
-from unmask.constrain.machine import ragged
-from unmask.constrain.nats import coins, compact, drawn, log_sums, rows_of
-from unmask.constrain.reading import Reading
-from unmask.constrain.walk import Choice, Problem, walk
+from unmask.constrain.automata.automaton import END, NEVER, Automaton
+from unmask.constrain.automata.machine import ragged
+from unmask.constrain.joint.nats import coins, compact, drawn, log_sums, rows_of
+from unmask.constrain.joint.reading import Reading
+from unmask.constrain.joint.walk import Choice, Problem, walk
 
 T = TypeVar("T")
 

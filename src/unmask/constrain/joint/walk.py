@@ -14,11 +14,11 @@ from functools import partial
 
 import numpy as np
 
-from unmask.constrain import grid, nats
-from unmask.constrain.automaton import DENSE, END, Automaton
-from unmask.constrain.machine import DEAD, ragged
-from unmask.constrain.nats import joined, runs
-from unmask.constrain.reading import OPEN, Reading
+from unmask.constrain.automata.automaton import DENSE, END, Automaton
+from unmask.constrain.automata.machine import DEAD, ragged
+from unmask.constrain.joint import grid, nats
+from unmask.constrain.joint.nats import joined, runs
+from unmask.constrain.joint.reading import OPEN, Reading
 
 Choice = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Which column of nats (K, M) each of K problems takes, at an offset (K,) each; never one of -inf."""

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from unmask.constrain.machine import DEAD, ragged
+from unmask.constrain.automata.machine import DEAD, ragged
 
 NEVER, END = 0, 1
 """Classes of the tokens that are never possible, and of those that end a text."""

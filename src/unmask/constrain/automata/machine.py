@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from unmask.constrain.budget import Meter
+from unmask.constrain.automata.budget import Meter
 
 DEAD = -1
 """No state: the bytes so far begin no string of the language."""

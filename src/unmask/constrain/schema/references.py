@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urldefrag, urljoin
 
 from unmask.base.errors import BadInput, Unsupported
-from unmask.constrain.keywords import OWN, asking
+from unmask.constrain.schema.keywords import OWN, asking
 
 _ONE = frozenset(
     [

@@ -8,10 +8,10 @@ Characters are code points. It does not know schemas.
 import numpy as np
 
 from unmask.base.errors import BadInput, UnknownName
-from unmask.constrain.budget import Meter
-from unmask.constrain.compose import leaf, machine, seq, text
-from unmask.constrain.machine import BYTES, DEAD, Machine, both, trim
-from unmask.constrain.regex import own
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.automata.compose import leaf, machine, seq, text
+from unmask.constrain.automata.machine import BYTES, DEAD, Machine, both, trim
+from unmask.constrain.automata.regex import own
 
 ANY = r"[^\x01-\x03]*"
 """Every text: valid UTF-8 without the three bytes that compilation needs."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmask.constrain.reading import OPEN
+from unmask.constrain.joint.reading import OPEN
 
 if TYPE_CHECKING:
-    from unmask.constrain.walk import Choice, Road
+    from unmask.constrain.joint.walk import Choice, Road
 
 MOST_WAYS, MOST_NUMBERS = 1 << 12, 1 << 22
 """Ways of one step, and numbers of a table, beyond which it is no use."""

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from unmask.base.errors import BadInput, OverBudget, Unsupported
-from unmask.constrain import rust
-from unmask.constrain.budget import SLOWEST, Meter
-from unmask.constrain.machine import BYTES, DEAD, Machine, both, minimal, trim
+from unmask.constrain.automata import rust
+from unmask.constrain.automata.budget import SLOWEST, Meter
+from unmask.constrain.automata.machine import BYTES, DEAD, Machine, both, minimal, trim
 
 END, FIRST, LAST = "\x01", "\x02", "\x03"
 """What ends a string while it is compiled, and what stands for the ends of a text while anchors are looked for."""

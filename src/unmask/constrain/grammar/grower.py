@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from unmask.base.errors import BadInput, Unsupported
-from unmask.constrain.budget import Meter
-from unmask.constrain.compose import Net, Part, alt, leaf, machine, repeat, seq, text
-from unmask.constrain.machine import Machine
-from unmask.constrain.regex import compiled, full, own, translate
-from unmask.constrain.rules import (
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.automata.compose import Net, Part, alt, leaf, machine, repeat, seq, text
+from unmask.constrain.automata.machine import Machine
+from unmask.constrain.automata.regex import compiled, full, own, translate
+from unmask.constrain.grammar.rules import (
     Alt,
     Letters,
     Node,

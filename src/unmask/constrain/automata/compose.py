@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from unmask.constrain.budget import Meter
-from unmask.constrain.machine import BYTES, DEAD, Machine, byte_classes, minimal
+from unmask.constrain.automata.budget import Meter
+from unmask.constrain.automata.machine import BYTES, DEAD, Machine, byte_classes, minimal
 
 Part = Callable[["Net", int], int]
 """Grows a net from a state on; returns the state in which the part has been read."""

@@ -1,0 +1,4 @@
+"""Context-free grammars as languages of a bounded depth: text (`lexemes`, `notation`), `rules`, automata (`grower`).
+
+It knows neither tokens nor schemas.
+"""
