@@ -3,13 +3,14 @@
     OMP_WAIT_POLICY=PASSIVE python benchmarks/engine.py --threads 2 --out benchmarks/results/engine
 
 A random network of LLaDA's shape (112 M parameters) and `tiny` write texts of an exact length behind a prompt of 32
-tokens, in blocks of 32:
+tokens, in blocks of 32 where nothing else is said:
 
 - `published loop` is generate.py of LLaDA re-expressed: the whole window and the logits of every position at each step,
   softmax in float64 over all of them, no cache, a lock-step batch. It is helped: no gradients, one row's logits at a
   time, candidates and confidences by one pass each.
 - `exact` is the preset llada of the engine. The run ends with 1 where its tokens are not those of the loop.
-- `prefix` and `dual` are the presets of Fast-dLLM, `block-causal` is the exact cache, `ar` is token by token with it.
+- `prefix` and `dual` are the presets of Fast-dLLM, `block-causal` is the exact cache, once more in blocks of 8 (SDAR
+  publishes 4, BD3-LM 4 to 16, LLaDA2 32), `ar` is token by token with it.
   Random weights are never sure of a token, so no threshold is ever met: all commit a stated number of tokens a forward
   by quota, the same number for all of them. `tiny` and the random network were not trained to be read in each of these
   ways; the figures are about time.
@@ -47,6 +48,8 @@ PROMPT, RATES = 32, (1, 4)
 """Tokens of the prompt; tokens a forward that are told."""
 MEASURED, FEWER, LARGE = 8, 16, 8192
 """Tokens a forward that are measured, so that a block takes few; and in cells of more tokens than the last number."""
+SHORT = 8
+"""Positions of a short block."""
 LOOP = "published loop"
 FASTER = {256: 8, 1024: 20}
 """How many times the loop cached decoding is to be at a length."""
@@ -87,6 +90,7 @@ MODES = {
     "prefix": Mode(decoder="fast-dllm-prefix"),
     "dual": Mode(decoder="fast-dllm-dual"),
     "block-causal": Mode(decoder="block x quota", traits={"reads": (1, BLOCK)}, whole=False, first=1),
+    "block-causal, 8": Mode(decoder="block x quota", traits={"reads": (1, SHORT)}, whole=False, first=1, size=SHORT),
     "ar": Mode(decoder="ar", traits={"sees": "left", "speaks": "next"}, first=1, size=1),
 }
 
@@ -165,7 +169,7 @@ def engine(
 ) -> list[tuple[int, ...]]:
     """Texts of the engine behind prompts (B, P): all of them, or nothing after `most` forwards."""
     blocks = length // BLOCK if mode.whole else 1
-    steps = {} if mode.decoder == "ar" else {"steps": mode.forwards(rate) * blocks, "block": BLOCK}
+    steps = {} if mode.decoder == "ar" else {"steps": mode.forwards(rate) * blocks, "block": mode.size}
     decoder = build(
         mode.decoder,
         traits=model.traits,
@@ -211,6 +215,7 @@ def costs(model: Denoiser, mode: Mode | None, rows: int, length: int) -> tuple[n
             told.append(clocks.now())
             published(clocks, texts, length, rate, most=BLOCK // rate // 2, done=lambda: told.append(clocks.now()))
             return (spent := np.diff(told, axis=0).mean(0)), spent
+        rate = min(rate, max(1, mode.size // 2))  # two forwards a block at least: a first one and a later one
         measured = mode.forwards(rate) if mode.size > 1 else 8
         last = length // mode.size - (1 if mode.size > 1 else measured)
         for block in dict.fromkeys((mode.first, mode.first if mode.even else last)):
@@ -249,7 +254,7 @@ def cell(models: Mapping[str, Denoiser], rows: int, length: int, most: int) -> l
     for (name, backend), some in runs.items():
         counted = some[1:] or some  # the first one warms up where there are more
         first, later = (np.median([run[i] for run in counted], axis=0) for i in (0, 1))
-        size = 1 if name == "ar" else BLOCK
+        size = BLOCK if name == LOOP else MODES[name].size
         block = {rate: first + (max(1, size // rate) - 1) * later for rate in RATES}
         total, network, head, draw = block[4]
         found.append(
@@ -319,7 +324,7 @@ def identical(model: Denoiser, rows: int, length: int) -> str:
 def aims(cells: list[dict[str, Any]], crowds: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What was aimed at, what was found, and whether it holds; each backend and way for itself."""
     found = []
-    cached = [cell for cell in cells if cell["way"] in ("prefix", "dual", "block-causal")]
+    cached = [cell for cell in cells if cell["way"] not in (LOOP, "exact", "ar")]
     for cell in cached:
         if (least := FASTER.get(cell["length"])) and cell["rows"] == 1:
             for rate in RATES:
@@ -350,7 +355,7 @@ def concurrency(cells: list[dict[str, Any]], models: Mapping[str, Denoiser]) -> 
         many = next(
             c for c in cells if c["rows"] == most and all(c[key] == one[key] for key in ("way", "backend", "length"))
         )
-        width = {LOOP: 0, "exact": 0, "prefix": 0, "ar": 1}.get(one["way"], BLOCK)
+        width = 0 if one["way"] in (LOOP, "exact", "prefix") else MODES[one["way"]].size
         room = most * products(model, width) / products(model, most * width) if width else 1.0
         found.append(
             {

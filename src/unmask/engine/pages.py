@@ -36,6 +36,7 @@ class Pages(KVCache):
         layers, heads, size = like.k.shape[0], like.k.shape[-2], like.k.shape[-1]
         self.k = like.k.new_zeros(layers, num_pages, PAGE, heads, size)
         self.v = torch.zeros_like(self.k)
+        self._desk = self.k.new_empty(2, 0, PAGE, heads, size)
         self.table = torch.zeros(rows, pages_for(rounded(length)), dtype=torch.int64, device=like.k.device)
         self._start(rows, rounded(length), like.k.device)
 
@@ -44,11 +45,20 @@ class Pages(KVCache):
         return self.table[rows, positions // PAGE] * PAGE + positions % PAGE
 
     def slots_of(self, layer: int, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (P, size, K, d) of the first `size` positions of rows (P,)."""
+        """Keys and values (P, size, K, d) of the first `size` positions of rows (P,), good until the next call."""
         pages = self.table[rows, : pages_for(size)]
-        found = (x[layer].index_select(0, pages.flatten()).unflatten(0, pages.shape) for x in (self.k, self.v))
-        k, v = (x.flatten(1, 2)[:, :size] for x in found)
+        desk = self._desk_for(pages.numel())
+        for all_pages, out in zip((self.k, self.v), desk, strict=True):
+            torch.index_select(all_pages[layer], 0, pages.flatten(), out=out)
+        k, v = (x.unflatten(0, pages.shape).flatten(1, 2)[:, :size] for x in desk)
         return k, v
+
+    def _desk_for(self, num_pages: int) -> Tensor:
+        """Room (2, num_pages, PAGE, K, d) for what is gathered, the same each time: fresh memory costs twice a copy."""
+        if num_pages > self._desk.shape[1]:
+            with torch.inference_mode(False):
+                self._desk = self.k.new_empty(2, num_pages, *self.k.shape[2:])
+        return self._desk[:, :num_pages]
 
     def hold(self, row: int, pages: Sequence[int], *, first: int = 0) -> None:
         """Let a row point at pages, from its page `first` on."""
