@@ -17,11 +17,12 @@ from unmask.base.canvas import Canvas
 from unmask.base.errors import BadInput
 from unmask.base.step import State
 from unmask.base.vocab import Traits, Vocab
+from unmask.decode import nucleus
 from unmask.decode import propose as propose_module
 from unmask.decode.bias import Biases, checked
 from unmask.decode.decoder import build
 from unmask.decode.nucleus import row_sum
-from unmask.decode.propose import Sampling, propose
+from unmask.decode.propose import BLOCK, Sampling, propose
 from unmask.decode.windows.whole import Whole
 
 ENDS = (2, 4)
@@ -33,9 +34,11 @@ class Says:
 
     traits, device = Traits(sees="all"), torch.device("cpu")
 
-    def __init__(self, logits: Tensor) -> None:
+    def __init__(self, logits: Tensor, mask: int | None = None) -> None:
         self.logits, self.asked = logits, 0
-        self.vocab = Vocab(size=logits.shape[-1], mask=logits.shape[-1] - 1, eos=ENDS[0], stops=ENDS[1:])
+        self.vocab = Vocab(
+            size=logits.shape[-1], mask=logits.shape[-1] - 1 if mask is None else mask, eos=ENDS[0], stops=ENDS[1:]
+        )
 
     def read(self, tokens: Tensor, **rest) -> Tensor:
         return self.logits[: len(tokens), : tokens.shape[1]]
@@ -58,6 +61,25 @@ class Row:
     top_logprobs: int = 0
 
 
+def gumbel(key: Tensor, number: int) -> float:
+    return float(-(-seeds.uniform(seeds.key(key, "gumbel", number)).log()).log())
+
+
+def winner(nats: dict[int, float], key: Tensor) -> int:
+    return max(nats, key=lambda i: (nats[i] + gumbel(key, i), -i))
+
+
+def winner_of_rounds(nats: dict[int, float], key: Tensor) -> int:
+    """Blocks race by what they weigh together, then the tokens of the best one."""
+    blocks: dict[int, list[int]] = {}
+    for i in nats:
+        blocks.setdefault(i // BLOCK, []).append(i)
+    most = max(nats.values())
+    weigh = {b: math.fsum(math.exp(nats[i] - most) for i in own) for b, own in blocks.items()}
+    first = max((b for b in weigh if weigh[b]), key=lambda b: math.log(weigh[b]) + gumbel(key, BLOCK + b))
+    return max(blocks[first], key=lambda i: (nats[i] + gumbel(key, i % BLOCK), -i))
+
+
 def reference(logits: Tensor, row: Row, vocab: Vocab, *, position: int, key: Tensor, now: int) -> dict[str, Any]:
     """What is offered for logits (V,)."""
     x = [(float(one) + dict(row.bias).get(i, 0.0)) / row.heat for i, one in enumerate(logits.double())]
@@ -73,8 +95,11 @@ def reference(logits: Tensor, row: Row, vocab: Vocab, *, position: int, key: Ten
     log_p = {i: x[i] - x[order[0]] - math.log(total) for i in kept}
     drawn = order[0]
     if row.temperature > 0:
-        noise = {i: float(-(-seeds.uniform(seeds.key(key, "gumbel", i)).log()).log()) for i in kept}
-        drawn = max(kept, key=lambda i: (log_p[i] / row.temperature + noise[i], -i))
+        limits = torch.tensor([[row.top_k], [row.top_p]], dtype=torch.float64).split(1)
+        told = next(nucleus.kept(torch.tensor([x], dtype=torch.float64), *limits))[2]
+        listed = told is not None and (row.top_k > 0 or row.top_p < 1)
+        warm = {i: log_p[i] / row.temperature for i in kept}
+        drawn = winner(warm, key) if listed else winner_of_rounds(warm, key)
     p = [math.exp(log_p[i]) for i in kept]
     return {
         "tokens": drawn,
@@ -88,9 +113,9 @@ def reference(logits: Tensor, row: Row, vocab: Vocab, *, position: int, key: Ten
     }
 
 
-def offered(logits: Tensor, rows: list[Row], seed: int, reads=propose_module.ALL_READS):
+def offered(logits: Tensor, rows: list[Row], seed: int, reads=propose_module.ALL_READS, mask: int | None = None):
     """A proposal over all positions of these rows, and its plan."""
-    model = Says(logits)
+    model = Says(logits, mask)
     length = logits.shape[1]
     canvas = Canvas.of(
         [([0] * length, [True] * length)] * len(rows), mask=model.vocab.mask, seeds=range(seed, seed + len(rows))
@@ -162,6 +187,14 @@ def test_against_the_reference(rows, size, scale, steps, missing, seed):
     gone = torch.rand(logits.shape, generator=draw) < missing
     gone[..., :2] = False
     compare(logits.masked_fill(gone, -torch.inf), rows, seed)
+
+
+@pytest.mark.parametrize("size", [256, 257, 512, 600])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 4.0])
+def test_of_blocks_and_their_tokens(size, scale):
+    logits = torch.randn(3, 4, size, generator=torch.Generator().manual_seed(size)) * scale
+    logits[:, ::2, : size // 2] = -torch.inf
+    compare(logits, [Row(temperature=1.0), Row(temperature=0.4), Row(temperature=1.0, top_p=0.9)], 1)
 
 
 @pytest.mark.parametrize("elements", [1, 6000, 1 << 18])
@@ -282,3 +315,55 @@ def test_only_those_are_asked_that_may_change(name):
 def test_numbers_stay_below_one(monkeypatch):
     monkeypatch.setattr(seeds, "_finalise", lambda x: torch.full_like(x, -1))  # all bits set
     assert seeds.uniform(torch.zeros(1, dtype=torch.int64)) < 1
+
+
+def many(logits: Tensor, count: int, temperature: float, seed: int = 0) -> Tensor:
+    """(count,) draws from logits (V,), of which 9 is the mask's."""
+    offer, _, _ = offered(logits.expand(1, count, -1), [Row(temperature=temperature)], seed, reads=(), mask=9)
+    return offer.tokens[0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_draws_are_from_the_softmax(temperature):
+    """Chi-square over all tokens of three blocks, the last one short; it tells a temperature from another one, too."""
+    size, count = 600, 12000
+    logits = torch.randn(size, generator=torch.Generator().manual_seed(9))
+    logits[torch.tensor([*FORBIDDEN, 9, *range(100, 300)])] = -torch.inf
+    logits[-1] = 3.0
+    tokens = many(logits, count, temperature)
+
+    def p_value(warm: float) -> float:
+        wanted = (logits.double() / warm).softmax(0) * count
+        counts = torch.bincount(tokens, minlength=size).double()
+        often = wanted >= 5
+        told, wanted = (torch.cat([x[often], x[~often].sum()[None]]) for x in (counts, wanted))
+        square = ((told - wanted) ** 2 / wanted).sum()
+        return float(torch.special.gammaincc(torch.tensor((len(told) - 1) / 2, dtype=torch.float64), square / 2))
+
+    assert p_value(temperature) > 1e-3
+    assert p_value(temperature * 1.25) < 1e-6
+
+
+def test_what_can_not_be_is_never_drawn(monkeypatch):
+    """Whatever the coins say: all of them are as low or as high as they can be, some here and some there."""
+    real, ends = seeds.uniform, torch.tensor([2.0**-54, 1 - 2.0**-53], dtype=torch.float64)
+    monkeypatch.setattr(seeds, "uniform", lambda keys: ends[(real(keys) < 0.5).long()])
+    size = 5 * BLOCK + 9
+    logits = torch.randn(size, generator=torch.Generator().manual_seed(4)) * 4
+    shut = torch.tensor([*FORBIDDEN, 9, *range(20, 30), *range(BLOCK, 3 * BLOCK), *range(size - 5, size)])
+    logits[shut] = -torch.inf
+    tokens = torch.cat([many(logits, 400, temperature, seed) for seed, temperature in enumerate((1.0, 0.3, 1e-9))])
+    assert len(tokens.unique()) > 20
+    assert not bool(torch.isin(tokens, shut).any())
+
+
+def test_distributions_that_are_alike_give_the_same_tokens():
+    """About as often as any can without knowing of each other, (1 - d) / (1 + d) for a total variation of d: drafts."""
+    draw = torch.Generator().manual_seed(2)
+    logits = torch.randn(1, 600, 3000, generator=draw) * 2
+    others = logits + torch.randn(logits.shape, generator=draw) * 0.1
+    apart = (logits.double().softmax(-1) - others.double().softmax(-1)).abs().sum(-1).mean() / 2
+    row = [Row(temperature=1.0)]
+    same = (offered(logits, row, 0, reads=())[0].tokens == offered(others, row, 0, reads=())[0].tokens).double().mean()
+    assert 0.02 < apart < 0.06
+    assert same > (1 - apart) / (1 + apart) - 0.02
