@@ -1,1 +1,1 @@
-"""What models, decoders and servers are worth, measured: speed and load now; infilling, tasks and reports to come."""
+"""What models, decoders and servers are worth, measured: speed, load and infilling now; tasks and reports to come."""
