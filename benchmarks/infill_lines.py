@@ -14,7 +14,6 @@ each way picks one. "any (mean)" is a pick at random, "best possible" one that k
 """
 
 import argparse
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from unmask.base.step import State
 from unmask.decode.decoder import build
 from unmask.decode.lengths import candidates
 from unmask.decode.loop import denoise
+from unmask.evals.infill import around, similarity
 from unmask.lm.load import load
 from unmask.lm.model import LanguageModel
 from unmask.objectives.likelihood import likelihood
@@ -113,9 +113,8 @@ def lines(texts: Sequence[str], tokenizer: Tokenizer, args: argparse.Namespace, 
         if len(inside) > args.range[1]:
             continue
         start = [] if tokenizer.vocab.bos is None else [tokenizer.vocab.bos]
-        room = positions - len(inside)
-        right = min(len(behind), max(room // 2, room - len(before) - len(start)))
-        cases.append(Case([*start, *before][-(room - right) :], inside, behind[:right], line.strip()))
+        left, right = around([*start, *before], behind, positions - len(inside))
+        cases.append(Case(left, inside, right, line.strip()))
         if len(cases) == args.n:
             break
     return cases
@@ -181,7 +180,7 @@ def left_to_right(lm: LanguageModel, case: Case, most: int, **settings: Any) -> 
 def close(text: str, truth: str) -> tuple[float, float]:
     """Exact match and edit similarity, both stripped."""
     text = text.strip()
-    return float(text == truth), difflib.SequenceMatcher(None, text, truth, autojunk=False).ratio()
+    return float(text == truth), similarity(text, truth)
 
 
 def summary(name: str, scores: Sequence[tuple[float, float]]) -> dict[str, Any]:
