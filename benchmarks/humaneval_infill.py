@@ -118,7 +118,10 @@ class Writer:
 
 
 def ways(writer: Writer, name: str, twin: str, *, lines: bool) -> dict[str, Callable[[Case], Written]]:
-    """Ways to write a hole, by their names in the table; the second one is what the others are compared with."""
+    """Ways to write a hole, by their names in the table.
+
+    The second one is what the others are compared with, the third one tries lengths.
+    """
     most = writer.most
     tried = ", ".join(str(n) for (n,) in candidates([(1, most)]))
     found: dict[str, Callable[[Case], Written]] = {
@@ -171,6 +174,23 @@ def row(name: str, verdicts: Sequence[Verdict], base: Sequence[Verdict], groups:
     return found
 
 
+def kept(tried: Sequence[tuple[Verdict, int]], base: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Of each length that was kept of those tried: how often, and what came of it beside one length for all."""
+    rows = []
+    for length in sorted({tokens for _, tokens in tried}):
+        same = [(one, other) for (one, tokens), other in zip(tried, base, strict=True) if tokens == length]
+        rows.append(
+            {
+                "length kept": length,
+                "tasks": len(same),
+                "edit similarity": round(sum(one.similarity for one, _ in same) / len(same), 3),
+                "of one length for all": round(sum(other.similarity for _, other in same) / len(same), 3),
+                "parses": round(sum(one.parses for one, _ in same) / len(same), 3),
+            }
+        )
+    return rows
+
+
 def refused(lm: LanguageModel) -> str:
     """Why rules for lengths can't be asked for between two texts, by name."""
     found = []
@@ -201,7 +221,7 @@ def main() -> None:
         for line in args.progress.read_text().splitlines():
             one = json.loads(line)
             done[one["task"], one["way"]] = one["text"], one["tokens"]
-    tables, cut, until = {}, [], time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
+    tables, cut, first, until = {}, [], [], time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
     positions = min(lm.model.max_length, twin.model.max_length)
     for number, file in enumerate(args.tasks):
         every, all_tasks = args.every[min(number, len(args.every) - 1)], tasks(file)
@@ -217,8 +237,8 @@ def main() -> None:
                 text, count = done[case.task.name, way] = write(case)
                 if args.progress:
                     record = {"task": case.task.name, "way": way, "text": text, "tokens": count}
-                    with args.progress.open("a") as kept:
-                        kept.write(json.dumps(record) + "\n")
+                    with args.progress.open("a") as log:
+                        log.write(json.dumps(record) + "\n")
             if all((case.task.name, way) in done for way in table):
                 whole.append(case)
         if not whole:
@@ -233,9 +253,17 @@ def main() -> None:
         asked = len(all_tasks[::every])
         took = f"each {every}th of {len(all_tasks)}: {asked}" if every > 1 else f"all {len(all_tasks)}"
         took += f", of which {len(whole)} were done" if len(whole) < asked else ""
-        tables[f"{'Single lines' if lines else 'Random spans'} ({took}; of {len({*groups})} problems):"] = rows
+        kind = "Single lines" if lines else "Random spans"
+        tables[f"{kind} ({took}; of {len({*groups})} problems):"] = rows
+        way = list(table)[2]
+        sizes_kept = [done[case.task.name, way][1] for case in whole]
+        tables[f"{kind}, what is kept of the lengths that are tried:"] = kept(
+            list(zip(verdicts[way], sizes_kept, strict=True)), base
+        )
+        half = {task.name for task in all_tasks[: len(all_tasks) // 2]}
         mean = sum(len(case.hole) for case in whole) / len(whole)
         cut.append(f"{sum(case.is_cut for case in whole)} of {len(whole)} (holes of {mean:.1f} tokens)")
+        first.append(f"{sum(case.task.name in half for case in whole)} of {len(whole)}")
     report(
         args.out,
         "Infilling HumanEval",
@@ -244,6 +272,8 @@ def main() -> None:
         twin=described(args.twin, twin),
         decoders=f"{GREEDY['decoder']} and {FROM_LEFT['decoder']}, temperature 0; canvases of {positions}",
         contexts_that_were_cut="; ".join(cut),
+        tasks_of_the_first_half_of_a_file="; ".join(first),
+        counts="of all runs that kept their progress in the same file" if args.progress else "of this run",
         refused_lengths=refused(lm),
     )
 
