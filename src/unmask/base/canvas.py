@@ -45,7 +45,7 @@ class Canvas:
         best, top: (B, L) what the model held for the best token at its last look, -1 where it has not looked, and the
             float64 nats that it gave it.
         age: (B,) forwards since keys and values of the whole row were made anew, that one included.
-        moved: (B,) float64, how far offers have moved since then; see `unmask.decode.staleness`.
+        moved: (B,) float64, how far what is kept of it has moved since then; see `unmask.decode.staleness`.
     """
 
     def __init__(

@@ -93,3 +93,11 @@ class Carrier(Denoiser, Protocol):
             cache, rows, positions: where; (N,) each.
         """
         ...
+
+
+class Layered(Denoiser, Protocol):
+    """A network whose first layer can be asked alone, at the cost of that layer. Nobody has to be one."""
+
+    def first_layer(self, tokens: Tensor, *, positions: Tensor, attend: Attend) -> Tensor:
+        """What the first layer hands to the second, (R, W, D), of rows that are read without a cache; see `read`."""
+        ...

@@ -7,7 +7,7 @@ changes nothing, whatever it says. A forward that is full anyway has nothing to 
 Where keys and values are exact there is nothing but rounding to be found, which is how this file is tested.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -159,7 +159,7 @@ class Auditor:
         drifts = [self._drifts[row] for row in plan.rows.tolist()]
         due = [i for i, drift in enumerate(drifts) if kept[i] and drift.passed + 1 >= drift.every]
         looks: dict[int, Look] = {}
-        for group in _grouped(due, widths.tolist(), self.most):
+        for group in grouped(due, widths.tolist(), self.most):
             at = torch.tensor(group, device=plan.rows.device)
             full = whole.take(at)
             self.forwards += 1
@@ -201,7 +201,7 @@ def compare(
     ]
 
 
-def _grouped(which: list[int], widths: list[int], most: int) -> list[list[int]]:
+def grouped(which: Sequence[int], widths: Sequence[int], most: int) -> list[list[int]]:
     """Rows in forwards of at most so many positions, or of one row."""
     groups: list[list[int]] = []
     left = 0

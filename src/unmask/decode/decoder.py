@@ -72,9 +72,13 @@ class Decoder:
 
     @property
     def reads(self) -> frozenset[str]:
-        """Statistics of offers that its policies look at, and who judges how stale an approximate cache is."""
-        stale = () if self.window.exact else ("margin",)
-        return frozenset[str](stale).union(*(getattr(policy, "reads", ()) for policy in self.policies))
+        """Statistics of offers that its policies look at."""
+        return frozenset[str]().union(*(getattr(policy, "reads", ()) for policy in self.policies))
+
+    @property
+    def watches(self) -> bool:
+        """Whether it renews what it keeps by how far that has moved (`unmask.decode.staleness`)."""
+        return getattr(self.window, "drift", None) is not None
 
     @property
     def adapts(self) -> bool:

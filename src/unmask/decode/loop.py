@@ -23,7 +23,7 @@ from unmask.decode.heard import Heard
 from unmask.decode.memory import Remembering
 from unmask.decode.propose import propose
 from unmask.decode.reading import Reading
-from unmask.decode.staleness import Staleness
+from unmask.decode.staleness import Staleness, check
 
 
 @torch.inference_mode()
@@ -49,6 +49,7 @@ def denoise(
         Each turn, after it was written to the canvas. Rows get the positions that it gives them after that.
     Raises:
         BadInput: a model that speaks of the next token has nothing to start from.
+        Unsupported: see `unmask.decode.staleness.check`.
     """
     if model.traits.sees == "left" and bool((canvas.origin == 0).any()):
         raise BadInput("a model that reads left to right needs a token to start from; give a prompt")
@@ -64,9 +65,15 @@ def denoise(
     if model.traits.noise == "uniform":
         canvas.noise(model.vocab.size)
     anew = torch.full((num_rows,), decoder.anew, device=model.device)
-    staleness = None if decoder.window.exact else Staleness(num_rows, model.device)
+    check(decoder, model)
+    staleness = Staleness()
+    for row in range(num_rows):
+        staleness.join(row, decoder)
     while not bool(canvas.done.all()):
         plan = decoder.look(canvas, model.traits, cache)
+        if decoder.watches:
+            staleness.look(model, canvas, plan)
+            plan = decoder.look(canvas, model.traits, cache)
         asked, reads = decoder.asks(plan), decoder.reads
         rule = None if holes is None else control.Control.over(holes, canvas, plan, asked, anew[plan.rows])
         guided = Guided(model, decoder.guidance, canvas.state == State.FIXED) if decoder.guidance else model
@@ -79,8 +86,8 @@ def denoise(
                 heard, plan, drawn, cache=cache, asked=asked, reads=reads, whole=whole, control=rule
             )
         resize.listen(heard, plan, rows)
-        if staleness is not None:
-            staleness.note(canvas, plan, offer)
+        if not decoder.window.exact:
+            staleness.note(canvas, plan)
         turn = decoder.decide(offer, plan)
         if holes is not None:
             turn = control.settle(holes, canvas, turn, anew=decoder.anew)

@@ -81,7 +81,10 @@ OPTIONS: dict[str, Option] = {
         "forwards of a block from one that renews what is kept to the next",
     ),
     "drift": Option(
-        float, lambda v: 0 < v <= 1, "above 0, at most 1", "how far an offer may move before what is kept is renewed"
+        float,
+        lambda v: 0 < v <= 1,
+        "above 0, at most 1",
+        "how far the first layer may turn (1 - cosine) before what is kept is renewed",
     ),
     "audit": Option(
         int, lambda v: v >= 1, "a whole number from 1", "measure drift at every n-th forward over what is kept"

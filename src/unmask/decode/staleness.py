@@ -1,72 +1,151 @@
-"""How stale is what an approximate window keeps? Counted in forwards, and judged by what the network offers.
+"""How stale is what an approximate window keeps? Counted in forwards, and judged by what the first layer makes of it.
 
-Nobody knows how far kept keys and values are off without a full forward (`unmask.decode.audit` makes one). What costs
-nothing is what the forwards over them say: an offer that is the same as at the last full forward has learnt nothing
-from what was written since, and one that has changed was told something that what is kept was not. So an offer's
-distance from itself at the last full forward stands for the drift. It is a guess of ours, and on the bundled model not
-a good one: step by step its ranks do not rise with those of measured drift, and at equal cost a timetable leaves less
-of that (`benchmarks/caches.py`). What the first layer makes of kept positions, computed anew, goes with drift far
-better (rank correlation 0.6 to 0.9, there too), but costs a layer over all positions, which `Denoiser` does not offer.
-Keys and values of the first layer itself say nothing: they follow from a position's own token, and what is kept is of
-tokens that stay. The published rules look elsewhere: at attention on the most attended token (Elastic-Cache,
-arXiv:2510.14973), at the values of what is fed (dLLM-Cache, arXiv:2506.06295), or at a timetable (dKV-Cache,
-arXiv:2505.15781).
+Nobody knows how far kept keys and values are off without a full forward (`unmask.decode.audit` makes one). Those of the
+first layer follow from a position's own token, which is still the same. What this layer hands on is the first thing
+that the rest of the text has a part in, and keys and values of all other layers are made of it. So it is computed anew
+for the whole row before each forward, and how far it has turned away at kept positions from what it was at the last
+full forward stands for the drift of everything behind it: 1 - cosine, 0 where nothing has moved, the mean over
+positions that are kept, of both texts where a guided row travels twice. It costs 1 / depth of a full forward each time.
+
+The rule is ours. On the bundled model its ranks go with those of measured drift far better than age does, or what
+offers say, and deeper layers tell no more (`benchmarks/caches.py`). The nearest relative skips layers of image
+networks: the first block cache of ParaAttention, which goes by how much the first block adds. The published rules for
+text look elsewhere: at attention on the most attended token (Elastic-Cache, arXiv:2510.14973), at the values of what is
+fed (dLLM-Cache, arXiv:2506.06295), or at a timetable (dKV-Cache, arXiv:2505.15781).
 
 It does not know when a window renews what it keeps.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from unmask.base.attend import NOBODY
 from unmask.base.canvas import Canvas
-from unmask.base.step import Plan, Proposal
-from unmask.decode.windows.look import present
+from unmask.base.denoiser import Denoiser, Layered
+from unmask.base.errors import Unsupported
+from unmask.base.step import Plan, State
+from unmask.decode.audit import MOST, grouped
+from unmask.decode.decoder import Decoder
+from unmask.decode.windows.look import present, span
+from unmask.nn.cache import rounded
 
-_NOTHING = -1
+_UNITS = 1 << 40
+"""Turns are summed up as whole numbers of these parts, so that it makes no difference what else is in a batch."""
+
+
+def check(decoder: Decoder, model: Denoiser) -> None:
+    """Raise Unsupported where a decoder watches what it keeps, and the model's first layer can't be asked alone."""
+    if decoder.watches and not callable(getattr(model, "first_layer", None)):
+        raise Unsupported(
+            f"drift goes by what the first layer says, and {type(model).__name__} can't be asked for that alone; "
+            "use refresh, which counts forwards, or the backend 'torch'"
+        )
 
 
 class Staleness:
-    """What was offered at the last full forward of each row, and what became of it.
+    """Keeps `age` and `moved` of a canvas's rows: how many forwards, and how far, they are from their last full one.
 
     Args:
-        rows: of the canvas, whose `age` and `moved` it keeps.
+        most: positions that are looked at together, unless a row alone has more.
+
+    Attributes:
+        positions: that the first layer was asked about, summed up.
     """
 
-    def __init__(self, rows: int, device: torch.device) -> None:
-        self._best = torch.full((rows, 1), _NOTHING, device=device)  # (B, L), as (B, L) each of the next two
-        self._top = torch.zeros(rows, 1, dtype=torch.float64, device=device)
-        self._margin = torch.zeros_like(self._top)
+    def __init__(self, most: int = MOST) -> None:
+        self.most, self.positions = most, 0
+        self._watched: dict[
+            int, tuple[bool, ...]
+        ] = {}  # rows that are looked at: as they are, and (True) bare of their prompt
+        self._now: dict[tuple[int, bool], Tensor] = {}  # (W, D) of each of these texts
+        self._then: dict[tuple[int, bool], Tensor] = {}  # the same, at the last full forward
 
-    def note(self, canvas: Canvas, plan: Plan, offer: Proposal) -> None:
-        """Look at the offers of a forward, before they are written down."""
-        assert offer.margin is not None
-        if (more := canvas.tokens.shape[1] - self._best.shape[1]) > 0:
-            self._best = F.pad(self._best, (0, more), value=_NOTHING)
-            self._top, self._margin = F.pad(self._top, (0, more)), F.pad(self._margin, (0, more))
-        rows, full = plan.rows, (plan.positions >= 0).sum(1) >= present(canvas, plan.rows)
-        r, i = offer.is_open.nonzero(as_tuple=True)
-        here = rows[r], plan.targets[r, i]
-        best, top, margin = offer.best[r, i], offer.top[r, i].exp(), offer.margin[r, i]
-        far = distance((self._best[here], self._top[here], self._margin[here]), (best, top, margin))
-        far = far.masked_fill((self._best[here] == _NOTHING) | full[r], 0.0)
-        canvas.moved[rows] = torch.zeros_like(canvas.moved[rows]).scatter_reduce_(0, r, far, "amax")
-        canvas.age[rows] = torch.where(full, 1, canvas.age[rows] + 1)
-        self._best[rows[full]] = _NOTHING
-        new = full[r].nonzero()[:, 0]
-        here = here[0][new], here[1][new]
-        self._best[here], self._top[here], self._margin[here] = best[new], top[new], margin[new]
+    def watches(self, row: int) -> bool:
+        """Whether a row is looked at."""
+        return row in self._watched
+
+    def join(self, row: int, decoder: Decoder) -> None:
+        """A row comes in the place of another."""
+        self.leave(row)
+        if decoder.watches:
+            self._watched[row] = (False, True) if decoder.guidance else (False,)
+
+    def leave(self, row: int) -> None:
+        """A row is looked at no more."""
+        for bare in self._watched.pop(row, ()):
+            self._now.pop((row, bare), None)
+            self._then.pop((row, bare), None)
+
+    def look(self, model: Denoiser, canvas: Canvas, plan: Plan) -> None:
+        """See how far watched rows have moved, before a forward.
+
+        Args:
+            model: the network, without guidance; `check` has let it pass.
+            canvas: the text.
+            plan: of the forward, as it would be if nothing had moved any further.
+        """
+        texts = [(i, bare) for i, row in enumerate(plan.rows.tolist()) for bare in self._watched.get(row, ())]
+        there = present(canvas, plan.rows).tolist()
+        widths = [there[i] for i, _ in texts]
+        total = torch.zeros(len(there), dtype=torch.int64, device=plan.rows.device)
+        count = torch.zeros_like(total)
+        for group in grouped(range(len(texts)), widths, self.most):
+            at, bare = torch.tensor([texts[k] for k in group], device=plan.rows.device).T
+            p, turned = self._turned(model, canvas, plan.take(at), bare.bool())
+            total.index_add_(0, at[p], turned)
+            count.index_add_(0, at[p], torch.ones_like(p))
+            self.positions += sum(widths[k] for k in group)
+        mean = total.double() / _UNITS / count.clamp(min=1)
+        canvas.moved[plan.rows] = torch.where(count > 0, mean, canvas.moved[plan.rows])
+
+    def _turned(self, model: Denoiser, canvas: Canvas, plan: Plan, bare: Tensor) -> tuple[Tensor, Tensor]:
+        """By how many `_UNITS` each kept position (N,) of some texts has turned, and whose it is (N,); none of full ones.
+
+        What the texts are now is noted down.
+        """
+        now = _first(model, canvas, plan, bare)
+        keys = list(zip(plan.rows.tolist(), bare.tolist(), strict=True))
+        then = pad_sequence([self._then.get(key, one) for key, one in zip(keys, now, strict=True)], batch_first=True)
+        self._now |= dict(zip(keys, now, strict=True))
+        p, w = _kept(canvas, plan).nonzero(as_tuple=True)
+        cosine = F.cosine_similarity(now[p, w].double(), then[p, w].double(), dim=-1)
+        return p, ((1 - cosine) * _UNITS).round().long()
+
+    def note(self, canvas: Canvas, plan: Plan) -> None:
+        """A forward has gone well, and nothing of it is written down yet."""
+        there = present(canvas, plan.rows)
+        full = (plan.positions >= 0).sum(1) >= there
+        canvas.age[plan.rows] = torch.where(full, 1, canvas.age[plan.rows] + 1)
+        canvas.moved[plan.rows[full]] = 0.0
+        for row, width in zip(plan.rows[full].tolist(), there[full].tolist(), strict=True):
+            for key in ((row, bare) for bare in self._watched.get(row, ())):
+                self._then[key] = self._now[key][:width].clone()
 
 
-def distance(one: tuple[Tensor, Tensor, Tensor], other: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """(N,) the least total variation between two distributions of which little is known.
+def _first(model: Denoiser, canvas: Canvas, plan: Plan, bare: Tensor) -> Tensor:
+    """(P, W, D) what the first layer makes of rows (P,) as they stand, some of them without their prompt (P,) bool.
 
-    Where both hold the same token for the best it is at least the change of that token's probability. Where they don't,
-    one token lost to the other what it was ahead by, and the other took the lead: together the two margins, and half of
-    the sum of all changes is the total variation.
-
-    Args:
-        one, other: the best token (N,), its probability, and by how much it is ahead of the second best.
+    Fillers stand behind the widest row, so that sums run as in any company (see `unmask.decode.propose.read`).
     """
-    (best, top, margin), (other_best, other_top, other_margin) = one, other
-    return torch.where(best == other_best, (top - other_top).abs(), (margin + other_margin) / 2)
+    there = present(canvas, plan.rows)
+    positions = span(torch.zeros_like(there), there)
+    width = positions.shape[1]
+    more = (0, rounded(width) - width)
+    tokens, given = canvas.tokens[plan.rows, :width], canvas.state[plan.rows, :width] == State.FIXED
+    if bool(bare.any()):
+        assert model.vocab.mask is not None
+        tokens = tokens.masked_fill(given & bare[:, None], model.vocab.mask)
+    positions, tokens = F.pad(positions, more, value=NOBODY), F.pad(tokens, more)
+    return cast(Layered, model).first_layer(tokens, positions=positions, attend=plan.attend)
+
+
+def _kept(canvas: Canvas, plan: Plan) -> Tensor:
+    """(P, L) bool: positions of rows that are there and that this plan does not feed."""
+    places = torch.arange(canvas.tokens.shape[1], device=plan.rows.device)
+    start = plan.positions[:, :1]
+    fed = (places >= start) & (places < start + (plan.positions >= 0).sum(1, keepdim=True))
+    return (places < present(canvas, plan.rows)[:, None]) & ~fed

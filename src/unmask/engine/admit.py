@@ -4,7 +4,7 @@ from unmask.base.canvas import Canvas
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput, TooLong, Unsupported
 from unmask.constrain.holes import Holes
-from unmask.decode import control, guidance, resize
+from unmask.decode import control, guidance, resize, staleness
 from unmask.decode.session import lay_out, spelled
 from unmask.engine.request import Request
 from unmask.engine.room import Room
@@ -33,6 +33,7 @@ def admitted(request: Request, model: Denoiser, tokenizer: Tokenizer | None, roo
     if decoder.guidance:
         guidance.check(model.traits, model.vocab)
     decoder.window.check(model.traits)
+    staleness.check(decoder, model)
     if not bool(canvas.done):
         decoder.window(canvas, model.traits, None)  # refuses what it can't do
     resize.check(request.layout, decoder, request.spans, model)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask.base.canvas import Canvas
-from unmask.base.denoiser import Cache, Denoiser
+from unmask.base.denoiser import Denoiser
 from unmask.base.errors import BadInput, RequestFailed, UnmaskError, Unsupported
 from unmask.base.step import Plan, Proposal, State
 from unmask.constrain.holes import Holes
@@ -29,7 +29,7 @@ from unmask.decode.trace import record
 from unmask.engine.admit import admitted
 from unmask.engine.batch import block_of, cut, share_out
 from unmask.engine.crowd import Board, Crowd, kind
-from unmask.engine.live import Live, by_crowd, growing
+from unmask.engine.live import Live, by_crowd, growing, plans
 from unmask.engine.pace import Clock, Pace
 from unmask.engine.request import Delta, Request
 from unmask.engine.room import Room
@@ -74,7 +74,7 @@ class Engine:
         self.canvas = Canvas.blank(rows, device=model.device)
         self.canvas.eos, self.canvas.ends = model.vocab.eos, model.vocab.ends
         self._memory = None if model.traits.clock else Remembering(model, 2 * rows)
-        self._auditor, self._staleness = Auditor(positions), Staleness(rows, model.device)
+        self._auditor, self._staleness = Auditor(positions), Staleness(positions)
         self.room = Room(model, rows, cache_positions, share=share)
         self.stats = Stats(pages=self.room.num_pages)
         self._pace, self.widths = Pace(clock), Widths(costs, shadows=model.traits.speaks == "here")
@@ -147,6 +147,8 @@ class Engine:
         self._pace.tick(going_on=bool(self._running))
         self._enter()
         self._pace.ease(self._running.values(), self.canvas, self._own)
+        done = self.canvas.done.tolist()
+        self._watch([one for one in self._running.values() if self._staleness.watches(one.row) and not done[one.row]])
         for caches in (True, False):
             done = self.canvas.done.tolist()
             lives = [live for live in self._running.values() if live.caches is caches and not done[live.row]]
@@ -171,14 +173,10 @@ class Engine:
                 self._memory.forget(torch.tensor([live.row, live.row + self.num_rows]))
             ends = request.ends and self.model.vocab.eos is not None
             live.reading = Reading(
-                self.canvas,
-                live.row,
-                request.layout,
-                revises=decoder.revises,
-                ends=ends,
-                tokenizer=self.tokenizer,
+                self.canvas, live.row, request.layout, revises=decoder.revises, ends=ends, tokenizer=self.tokenizer
             )
             live.reading.drift = self._auditor.join(live.row, decoder.audit)
+            self._staleness.join(live.row, decoder)
             live.reading.chosen = decoder.chosen
             self._readings[live.id] = live.reading
             live.told = request.layout.gaps[-1].start if request.layout.gaps else len(request.layout.tokens)
@@ -195,22 +193,21 @@ class Engine:
             self._running[live.id] = live
             self.widths.join(live)
 
-    def _plans(self, lives: Sequence[Live], cache: Cache | None) -> Plan:
-        """What each of these would look at next, in their order."""
-        crowds = by_crowd(lives)
-        plans = [
-            crowd.plan(self.canvas, self.model.traits, cache, [lives[i].row for i in index]) for crowd, index in crowds
-        ]
-        order = [i for _, index in crowds for i in index]
-        joined = Plan.join(plans)
-        return joined if order == sorted(order) else joined.take(_index(joined, order).argsort())
+    def _watch(self, lives: Sequence[Live]) -> None:
+        """See how far what is kept of these rows has moved; those that can't be looked at go."""
+        try:
+            if lives:
+                self._staleness.look(self.model, self.canvas, plans(lives, self.canvas, self.model, self.room.cache))
+        except Exception as error:  # as in `_turn`
+            for half in self._blamed(error, lives):
+                self._watch([lives[i] for i in half])
 
     def _chosen(self, lives: list[Live], *, caches: bool) -> tuple[list[Live], Plan]:
         """Those of them, oldest first, that go into the next forward, and its plan."""
         cache = self.room.cache if caches else None
-        plan = self._plans(lives, cache)
+        plan = plans(lives, self.canvas, self.model, cache)
         if caches and self._open(lives, plan):
-            plan = self._plans(lives, cache)
+            plan = plans(lives, self.canvas, self.model, cache)
         widths, blocks = (plan.positions >= 0).sum(1).tolist(), block_of(plan)
         held = 0 if cache is None else cache.held[plan.rows, None]  # what is fed once more is no text to be read
         text = (plan.keep & (plan.positions >= held) & (plan.positions < plan.targets[:, :1])).sum(1).tolist()
@@ -265,12 +262,8 @@ class Engine:
         try:
             offer = self._propose(lives, plan, caches=caches)
         except Exception as error:  # whatever a network raises: one request must not end the others
-            if len(lives) > 1:
-                for half in (range(len(lives) // 2), range(len(lives) // 2, len(lives))):
-                    self._turn([lives[i] for i in half], plan.take(_index(plan, half)), caches=caches)
-            else:
-                failed = RequestFailed(f"a forward failed: {type(error).__name__}: {error}")
-                self._fail(lives[0], error if isinstance(error, UnmaskError) else failed)
+            for half in self._blamed(error, lives):
+                self._turn([lives[i] for i in half], plan.take(_index(plan, half)), caches=caches)
             return
         spared = torch.zeros_like(plan.rows, dtype=torch.bool)
         if not caches and self._memory is not None:
@@ -290,7 +283,7 @@ class Engine:
                 these = _index(plan, some)
                 part, offered = plan.take(these), offer.take(these)
                 if not crowd.decoder.window.exact:
-                    self._staleness.note(self.canvas, part, offered)
+                    self._staleness.note(self.canvas, part)
                 turn = control.settle(self._holes, self.canvas, crowd.decide(offered, part), anew=crowd.decoder.anew)
                 turn, resizes = resize.decide(turn, growing([lives[i] for i in some]))
                 self.canvas.apply(turn.plan, turn.edit, turn.offer, spared[these])
@@ -323,7 +316,7 @@ class Engine:
             cache=self.room.cache if caches else None,
             asked=asked,
             reads=reads,
-            whole=lambda rows: self._plans([by_row[row] for row in rows.tolist()], None),
+            whole=lambda rows: plans([by_row[row] for row in rows.tolist()], self.canvas, self.model, None),
             control=control.Control.over(self._holes, self.canvas, plan, asked, anew),
         )
         resize.listen(heard, plan, growing(lives))
@@ -364,6 +357,14 @@ class Engine:
                 self.stats.hear(result)
                 self._leave(live)
 
+    def _blamed(self, error: Exception, lives: Sequence[Live]) -> tuple[range, ...]:
+        """Halves of rows that have failed together, to be tried by themselves; one that has failed alone goes."""
+        if len(lives) > 1:
+            return range(len(lives) // 2), range(len(lives) // 2, len(lives))
+        failed = RequestFailed(f"a forward failed: {type(error).__name__}: {error}")
+        self._fail(lives[0], error if isinstance(error, UnmaskError) else failed)
+        return ()
+
     def _fail(self, live: Live, error: UnmaskError) -> None:
         self.stats.failed += 1
         self._over.append(Delta(id=live.id, error=error))
@@ -375,6 +376,7 @@ class Engine:
             self._waiting.remove(live)
         else:
             self.widths.leave(live.id)
+            self._staleness.leave(live.row)
             self.room.close(live.row, spoilt=spoilt)
             self.canvas.stop(_index(self.canvas, [live.row]))
             self._holes.leave(live.row)
@@ -386,7 +388,7 @@ class Engine:
 
     def _gauge(self) -> None:
         stats, pool = self.stats, self.room.pool
-        stats.audited = self._auditor.forwards
+        stats.audited, stats.glimpsed = self._auditor.forwards, self._staleness.positions
         stats.waiting, stats.running, stats.pages_held = len(self._waiting), len(self._running), self.room.num_held
         stats.pages_idle = 0 if pool is None else pool.num_idle
 

@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from unmask.base.canvas import Canvas
+from unmask.base.denoiser import Cache, Denoiser
+from unmask.base.step import Plan
 from unmask.constrain.holes import Holes
 from unmask.decode import resize
 from unmask.decode.growth.row import Growing, Resize
@@ -66,3 +70,12 @@ def by_crowd(lives: Sequence[Live]) -> list[tuple[Crowd, list[int]]]:
     for i, live in enumerate(lives):
         found.setdefault(id(live.crowd), (live.crowd, []))[1].append(i)
     return list(found.values())
+
+
+def plans(lives: Sequence[Live], canvas: Canvas, model: Denoiser, cache: Cache | None) -> Plan:
+    """What each of these would look at next, in their order."""
+    crowds = by_crowd(lives)
+    found = [crowd.plan(canvas, model.traits, cache, [lives[i].row for i in index]) for crowd, index in crowds]
+    joined = Plan.join(found)
+    order = torch.tensor([i for _, index in crowds for i in index], device=joined.rows.device)
+    return joined if bool((order.diff() > 0).all()) else joined.take(order.argsort())

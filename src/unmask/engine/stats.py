@@ -17,6 +17,7 @@ class Stats:
         prompt, reused: positions that were to be read before a request could write, and those of them that another
             request had read already.
         audited: forwards for measuring drift, which `forwards` does not count; `rows` and `positions` neither.
+        glimpsed: positions that the first layer alone was asked about, to see how far what is kept has moved.
         compared, flipped: offers over kept keys and values that an audit has compared with those of a full forward, and
             those of them whose best token was another one, of requests that have finished.
         drift_sum, drift_max: total variation of what was compared, summed up and at most.
@@ -37,6 +38,7 @@ class Stats:
     prompt: int = 0
     reused: int = 0
     audited: int = 0
+    glimpsed: int = 0
     compared: int = 0
     flipped: int = 0
     drift_sum: float = 0.0

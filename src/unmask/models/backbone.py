@@ -290,6 +290,10 @@ class Transformer(nn.Module):
             sight = Sight(attend=attend, queries=slots.clamp(min=0), size=visit.size, there=visit.there)
             return self._read(tokens, positions, sight, visit, sigma)
 
+    def first_layer(self, tokens: Tensor, *, positions: Tensor, attend: Attend) -> Tensor:
+        """What the first layer hands to the second, (R, W, D); see `Layered`."""
+        return self._read(tokens, positions, self._sight(positions, attend), None, None, depth=1)
+
     def head(self, features: Tensor) -> Tensor:
         """Logits (..., V) of features (..., D); of networks that say ratios, log ratios to the token that was fed."""
         bias = self.head_bias if self.shape.head_bias else None
@@ -357,16 +361,14 @@ class Transformer(nn.Module):
         return condition
 
     def _read(
-        self, tokens: Tensor, positions: Tensor, sight: Sight, visit: Visit | None, sigma: Tensor | None
+        self, tokens: Tensor, positions: Tensor, sight: Sight, visit: Visit | None, sigma: Tensor | None, depth: int = 0
     ) -> Tensor:
         shape, turn, backend = self.shape, None, BACKENDS[self.attention]
         ragged = not torch.is_grad_enabled() and bool((positions < 0).any())
         pack = Pack.of(positions, alone=visit is None) if ragged else None
         condition = self._condition(sigma, len(tokens))
-        if pack is None:
-            mix = whole(sight, visit, backend)
-        else:
-            mix = pack.mix(sight, visit, backend)
+        mix = whole(sight, visit, backend) if pack is None else pack.mix(sight, visit, backend)
+        if pack is not None:
             tokens, positions = pack.flat(tokens), pack.flat(positions)
         x = self.embed_tokens(tokens)
         if shape.embedding_scale != 1.0:
@@ -378,8 +380,10 @@ class Transformer(nn.Module):
         if condition is not None:
             condition = condition[:, None] if pack is None else condition[pack.fed[0]]
         scene = Scene(mix=mix, turns=turn, condition=condition)
-        for layer in self.layers:
+        for layer in self.layers[:depth] if depth else self.layers:
             x = layer(x, scene)
+        if depth:  # as they stand between two layers
+            return x if pack is None else pack.back(x)
         x = self.norm(x)
         if condition is not None:
             x = modulate(x, *self.modulation(condition))

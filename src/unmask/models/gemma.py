@@ -214,6 +214,7 @@ class Gemma(Transformer):
 
     shape: GemmaShape
     FITS: ClassVar[tuple[str, ...]] = ("canvas", "causal", "full", "given")
+    first_layer: ClassVar[None] = None  # type: ignore[assignment]  # nothing stale is kept of it, so nobody asks
 
     def __init__(
         self, shape: GemmaShape, vocab: Vocab, traits: Traits, *, attention: str = "sdpa", seed: int = 0

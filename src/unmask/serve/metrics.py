@@ -21,6 +21,7 @@ _COUNTERS = {
     "reused": "those of them that another request had read already (cache hits)",
     "preempted": "rows that had to give way for a while",
     "audited": "forwards for measuring drift, which are not among the others",
+    "glimpsed": "positions that the first layer alone was asked about, for renewal by drift",
     "compared": "offers over an approximate cache that were compared with those of a full forward",
     "flipped": "those of them whose best token was another one",
     "drift_sum": "total variation of what was compared, summed up",

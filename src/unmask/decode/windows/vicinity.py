@@ -5,7 +5,7 @@ from the next step on. They are renewed by a full forward at the start of each b
 small block means more full forwards and less staleness. Nothing kept is ever shared between rows.
 
 More of them than were published can be asked for: after a number of forwards (`refresh`; with 1 every forward is full),
-or once the offers of the block have moved (`drift`, see `unmask.decode.staleness`). Both are ours.
+or once what is kept has moved (`drift`, see `unmask.decode.staleness`). Both are ours.
 
 The release makes one more forward for a block that its full forward has completed; here the next block follows at once,
 and all else (what is fed, what comes out) is as released.
@@ -40,8 +40,8 @@ class Vicinity:
         cache: what is taken from the full forward in the later steps of a block: "prefix" what lies before the block
             (the block and all behind it are read anew), "dual" what lies outside it (the block alone is).
         refresh: a block's forwards from one full one to the next; None leaves it at one, at the start.
-        drift: total variation, above 0; once an offer of the block has moved further than this since the last full
-            forward, the next one is full. None never looks.
+        drift: 1 - cosine, above 0; once what the first layer makes of kept positions has turned further than this, on
+            average, since the last full forward, the next one is full. None never looks.
     """
 
     block: int | Tensor | None = None
