@@ -47,8 +47,8 @@ KINDS = [
     ("llada", {"steps": 20, "block": 8, "lookahead": 2}),
     ("block x ancestral", {"block": 16, "temperature": 1.0, "lookahead": 3}),
     ("fast-dllm-dual", {"block": 16, "threshold": 0.5, "refresh": 3}),
-    ("fast-dllm-dual", {"block": 8, "threshold": 0.5, "drift": 0.3, "audit": 2}),
-    ("fast-dllm-prefix", {"block": 16, "threshold": 0.5, "refresh": 5, "drift": 0.5, "audit": 1, "guidance": 0.5}),
+    ("fast-dllm-dual", {"block": 8, "threshold": 0.5, "drift": 0.02, "audit": 2}),
+    ("fast-dllm-prefix", {"block": 16, "threshold": 0.5, "refresh": 5, "drift": 0.04, "audit": 1, "guidance": 0.5}),
     ("fast-dllm", {"block": 8, "threshold": 0.3, "constrained": True}),
     ("block x quota", {"block": 4, "steps": 2, "top_k": 5, "temperature": 1.0, "constrained": True}),
     ("block x threshold + edit", {"block": 4, "threshold": 0.2, "edit_threshold": 0.1, "constrained": True}),
@@ -59,7 +59,7 @@ KINDS = [
     ("d2f", {"block": 4, "threshold": 0.3, "blocks": 3, "constrained": True}),
     ("block x renoise", {"block": 16, "steps": 6, "bound": 2.0, "temperature": 0.5, "constrained": True}),
     ("wino", {"threshold": 0.25, "doubt": 0.6, "block": 8, "constrained": True}),
-    ("fast-dllm-dual", {"block": 8, "threshold": 0.5, "drift": 0.3, "audit": 2, "constrained": True}),
+    ("fast-dllm-dual", {"block": 8, "threshold": 0.5, "drift": 0.02, "audit": 2, "constrained": True}),
     ("fast-dllm", {"block": 8, "threshold": 0.3, "leans": True}),
     ("block x threshold + edit", {"block": 4, "threshold": 0.2, "edit_threshold": 0.4, "leans": True}),
     ("remdm", {"steps": 7, "temperature": 1.0, "leans": True}),
@@ -69,7 +69,7 @@ KINDS = [
     ("d2f", {"block": 4, "threshold": 0.3, "blocks": 3, "leans": True}),
     ("block x quota", {"block": 4, "steps": 2, "top_k": 5, "temperature": 1.0, "constrained": True, "leans": True}),
     ("wino", {"threshold": 0.25, "doubt": 0.2, "block": 8, "leans": True}),
-    ("fast-dllm-dual", {"block": 8, "threshold": 0.5, "drift": 0.3, "audit": 2, "leans": True}),
+    ("fast-dllm-dual", {"block": 8, "threshold": 0.5, "drift": 0.02, "audit": 2, "leans": True}),
 ]
 LETTERS = [b"", b"", b"", *(bytes([97 + i]) for i in range(26)), *(bytes([48 + i]) for i in range(SIZE - 29))]
 """What the tokens spell where a request is constrained."""

@@ -103,7 +103,7 @@ class Staleness:
         canvas.moved[plan.rows] = torch.where(count > 0, mean, canvas.moved[plan.rows])
 
     def _turned(self, model: Denoiser, canvas: Canvas, plan: Plan, bare: Tensor) -> tuple[Tensor, Tensor]:
-        """By how many `_UNITS` each kept position (N,) of some texts has turned, and whose it is (N,); none of full ones.
+        """Whose each kept position (N,) of some texts is, and by how many `_UNITS` it has turned; full ones have none.
 
         What the texts are now is noted down.
         """
