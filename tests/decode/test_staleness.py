@@ -98,6 +98,7 @@ class TestDrift:
                     far = sum(away) / len(away)
                     assert abs(far - bound) > 1e-6, "too near to tell"
                     assert now == (far > bound)
+                    assert now or float(canvas.moved[row]) == pytest.approx(far, abs=1e-6)
                     seen.append(now)
                 else:
                     assert now

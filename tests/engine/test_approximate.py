@@ -7,6 +7,7 @@ from itertools import chain
 import pytest
 from crowd import KINDS, SIZE, alone, asked, drain, facts, small
 
+from unmask.base.errors import Unsupported
 from unmask.decode.decoder import build
 from unmask.decode.session import Session
 from unmask.engine.engine import Engine
@@ -79,19 +80,58 @@ def test_exact_rows_have_no_drift():
     assert engine.stats.flipped == 0
 
 
-class Failing:
-    """A model whose full forwards fail for a row that holds a token, once something has been written over a cache."""
+WATCHED = [n for n in APPROXIMATE if asked(n).decoder.watches]
 
-    def __init__(self, model, poison):
-        self.model, self.poison = model, poison
+
+def moves(numbers, **room):
+    """How far what is kept had moved at each step of each request, and the engine."""
+    engine, told = Engine(small(), **room), {n: [] for n in numbers}
+    ids = {engine.add(with_audit(n, 0)): n for n in numbers}
+    look = engine._staleness.look
+
+    def heard(model, canvas, plan):
+        look(model, canvas, plan)
+        rows = {live.row: ids[id] for id, live in engine._running.items()}
+        for row in plan.rows.tolist():
+            told[rows[row]].append((int(canvas.turn[row]), float(canvas.moved[row])))
+
+    engine._staleness.look = heard
+    drain(engine)
+    return {n: list(dict.fromkeys(steps)) for n, steps in told.items()}, engine  # a row that waits is looked at again
+
+
+@pytest.mark.parametrize("room", [{"rows": 40}, {"rows": 8, "positions": 60, "cache_positions": 16 * 30}])
+def test_what_is_kept_has_moved_as_far_in_any_company_to_the_bit(room):
+    told, engine = moves(WATCHED, **room)
+    assert {bool(asked(n).decoder.guidance) for n in WATCHED} == {True, False}
+    for number, steps in told.items():
+        assert steps == moves([number], rows=1)[0][number]
+    far = [x / asked(n).decoder.window.drift for n, steps in told.items() for _, x in steps]
+    assert min(sum(0 < x <= 1 for x in far), sum(x > 1 for x in far)) > 5
+    assert engine.stats.glimpsed > 0
+    assert not {**engine._staleness._now, **engine._staleness._then}
+
+
+class Failing:
+    """A model that fails for rows that hold a token: full forwards without a cache, or (`alone`) its first layer."""
+
+    def __init__(self, model, poison, *, alone=False):
+        self.model, self.poison, self.alone = model, poison, alone
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
     def read(self, tokens, *, cache=None, **rest):
-        if cache is None and bool((tokens == self.poison).any()):
-            raise RuntimeError("boom")
+        self._fail(tokens, cache is None and not self.alone)
         return self.model.read(tokens, cache=cache, **rest)
+
+    def first_layer(self, tokens, **rest):
+        self._fail(tokens, self.alone)
+        return self.model.first_layer(tokens, **rest)
+
+    def _fail(self, tokens, may):
+        if may and bool((tokens == self.poison).any()):
+            raise RuntimeError("boom")
 
 
 def test_an_audit_that_fails_ends_the_request_that_asked_for_it_and_no_other():
@@ -111,6 +151,29 @@ def test_an_audit_that_fails_ends_the_request_that_asked_for_it_and_no_other():
         assert facts(result) == alone(number)
         turns = [look.turn for look in result.drift.looks]
         assert turns == [look.turn for look in drift_alone(with_audit(number, 1)).looks]  # none twice
+
+
+def test_a_row_that_cannot_be_looked_at_goes_and_no_other():
+    poison = 47
+    good = [n for n in APPROXIMATE if poison not in {*asked(n).layout.tokens, *(c[2] for c in alone(n)[4])}]
+    assert {asked(n).decoder.watches for n in good} == {True, False}
+    decoder = build("fast-dllm-dual", traits=small().traits, vocab=small().vocab, block=8, drift=0.05, **RULES)
+    bad = Request(layout=lay([Fixed(ids=(3, poison), text=None), Gap(length=20)]), decoder=decoder)
+    engine = Engine(Failing(small(), poison, alone=True), rows=40)
+    ids = {n: engine.add(with_audit(n, 0)) for n in good}
+    failed = engine.add(bad)
+    found = drain(engine)
+    assert "boom" in str(found[failed][1].error)
+    for number, id in ids.items():
+        assert facts(found[id][1].result) == alone(number)
+
+
+def test_a_network_that_cannot_be_asked_for_one_layer_is_refused_at_once():
+    model = Failing(small(), 47)
+    model.first_layer = None
+    decoder = build("fast-dllm-dual", traits=model.traits, vocab=model.vocab, block=8, drift=0.05, **RULES)
+    with pytest.raises(Unsupported, match=r"drift .* Failing can't .* use refresh"):
+        Engine(model, rows=1).add(Request(layout=lay([Gap(length=20)]), decoder=decoder))
 
 
 @pytest.mark.parametrize("name", ["fast-dllm-dual", "fast-dllm-prefix"])
