@@ -7,41 +7,43 @@ decoder write, not how much worse: two good texts may agree on little.
 
     python benchmarks/caches.py --data RUN/data --out benchmarks/results/caches
 
-A second table asks whether what `drift=` goes by (how far offers have moved since the last full forward) has to do with
-drift as it is measured, step by step, beside the age of what is kept, and beside what one layer over all positions
-would tell: how far its output at kept positions has turned away from that of the last full one (mean of 1 - cosine).
+A second table compares the rules where nothing but what they renew differs: along the text that the uncached decoder
+writes, each step is made over what a rule has kept as well, and its offers are audited. "TV" is of all offers, those of
+full forwards, which have none, among them. "by steps" is what a timetable leaves for as many full forwards, between the
+two nearest of those in the table. What `drift=` costs beside full forwards, one layer over all positions each step, is
+not among these; "positions a text" in the first table has it (positions of one layer, over the layers).
+
+A third one tells how what `drift=` goes by (how far the first layer has turned away) and age go with measured drift,
+step by step, where nothing is renewed but at the start of a block.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from report import described, parser, pieces, report
 
-from unmask.base.attend import Attend
 from unmask.base.canvas import Canvas
-from unmask.decode.audit import Auditor
+from unmask.decode.audit import Auditor, Look
 from unmask.decode.decoder import Decoder, build
-from unmask.decode.loop import denoise
+from unmask.decode.propose import propose
 from unmask.decode.reading import Filled
+from unmask.decode.staleness import Staleness
 from unmask.engine.engine import Engine
 from unmask.engine.request import Request
 from unmask.engine.stats import Stats
 from unmask.lm.load import load
 from unmask.lm.model import LanguageModel
-from unmask.models.backbone import Transformer
 from unmask.text.layout import Fixed, Gap, lay
 
 Rules = Mapping[str, Any]
-REFRESHES: tuple[Rules, ...] = (
-    {},
-    {"refresh": 4},
-    {"refresh": 2},
-    {"drift": 0.8},
-    {"drift": 0.5},
-)
+RULES: tuple[Rules, ...] = ({}, {"refresh": 4}, {"refresh": 2}, {"drift": 0.001}, {"drift": 0.0003})
+TIMETABLES: tuple[Rules, ...] = ({}, *({"refresh": every} for every in (8, 6, 5, 4, 3, 2)))
+BOUNDS: tuple[Rules, ...] = tuple({"drift": far} for far in (0.003, 0.002, 0.001, 0.0007, 0.0005, 0.0003, 0.0002))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def measured(task: Task, cache: str, block: int, rules: Rules, plain: Sequence[F
         "rule": ", ".join(f"{key} {value}" for key, value in rules.items())
         or ("-" if cache == "none" else "as published"),
         "forwards a text": sum(filled.forwards for filled in found) / len(found),
-        "positions a text": stats.positions / len(found),
+        "positions a text": (stats.positions + stats.glimpsed / task.lm.model.shape.depth) / len(found),
         "tokens/s": len(found) * task.length / seconds,
         "mean TV": 0.0,
         "max TV": 0.0,
@@ -113,49 +115,97 @@ def measured(task: Task, cache: str, block: int, rules: Rules, plain: Sequence[F
     return row
 
 
-def proxy(task: Task, cache: str, block: int) -> dict[str, Any]:
-    """Over all audited steps of all rows: how what offers have moved goes with the drift that was measured."""
-    model, decoder = task.lm.model, task.decoder(f"fast-dllm-{cache}", block=block)
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What a rule has left along the text of the uncached decoder.
+
+    Args:
+        full: full forwards a text.
+        offers: of all steps.
+        looks: what audits found in forwards over what was kept.
+        moved, age: of what was kept, at each of these.
+    """
+
+    full: float
+    offers: int
+    looks: list[Look]
+    moved: list[float]
+    age: list[int]
+
+    @property
+    def tv(self) -> float:
+        """Total variation, mean over all offers."""
+        return sum(look.mean_tv * look.targets for look in self.looks) / self.offers
+
+
+@torch.inference_mode()
+def along(task: Task, cache: str, block: int, rules: Rules) -> Walk:
+    """Make each step over what was kept, and write down what it would be without."""
+    model, decoder = task.lm.model, task.decoder(f"fast-dllm-{cache}", block=block, **rules)
     rows = [([*ids, *[0] * task.length], [False] * len(ids) + [True] * task.length) for ids in task.prompts]
     assert model.vocab.mask is not None
-    canvas, auditor = Canvas.of(rows, mask=model.vocab.mask), Auditor()
+    canvas, auditor, staleness = Canvas.of(rows, mask=model.vocab.mask), Auditor(), Staleness()
     drifts = [drift for row in range(len(rows)) if (drift := auditor.join(row, 1)) is not None]
-    seen, pairs = [0] * len(rows), []
-    now = first_layer(model, canvas.tokens)
-    then = now.clone()
-    for turn in denoise(model, canvas, decoder, auditor):
-        for row, fed in zip(turn.plan.rows.tolist(), turn.plan.positions, strict=True):
-            looks = drifts[row].looks
-            if len(looks) > seen[row]:
-                turned = 1 - torch.cosine_similarity(now[row], then[row], dim=-1)
-                turned[fed[fed >= 0]] = torch.nan  # what is fed is not what is kept
-                told = float(canvas.moved[row]), float(canvas.age[row]), float(turned.nanmean())
-                pairs.append((*told, looks[-1].mean_tv, looks[-1].max_tv))
-                seen[row] = len(looks)
-            elif int((fed >= 0).sum()) == canvas.tokens.shape[1]:
-                then[row] = now[row]
-        now = first_layer(model, canvas.tokens)
-    moved, age, turned, mean, most = torch.tensor(pairs, dtype=torch.float64).unbind(1)
-    return {
-        "cache": cache,
-        "block": block,
-        "steps": len(pairs),
-        "moved, mean TV": correlation(moved, mean),
-        "moved, max TV": correlation(moved, most),
-        "age, mean TV": correlation(age, mean),
-        "age, max TV": correlation(age, most),
-        "first layer, mean TV": correlation(turned, mean),
-        "first layer, max TV": correlation(turned, most),
+    for row in range(len(rows)):
+        staleness.join(row, decoder)
+    kept, traits = model.cache(len(rows), canvas.tokens.shape[1]), model.traits
+    seen, told, full, offers = [0] * len(rows), [], 0, 0
+    while not bool(canvas.done.all()):
+        plan = decoder.look(canvas, traits, kept)
+        if decoder.watches:
+            staleness.look(model, canvas, plan)
+            plan = decoder.look(canvas, traits, kept)
+        asks = {"asked": decoder.asks(plan), "reads": decoder.reads}
+        moved, age = canvas.moved.tolist(), canvas.age.tolist()
+        whole = partial(decoder.look, canvas, traits, None)
+        auditor.propose(model, plan, decoder.sampling, cache=kept, whole=whole, **asks)
+        staleness.note(canvas, plan)
+        for row in plan.rows.tolist():
+            if (count := len(drifts[row].looks)) > seen[row]:
+                told.append((drifts[row].looks[-1], moved[row], age[row]))
+            full += count == seen[row]
+            seen[row] = count
+        offers += int(asks["asked"].sum())
+        exact = whole(plan.rows)
+        turn = decoder.decide(propose(model, exact, decoder.sampling, cache=None, **asks), exact)
+        canvas.apply(turn.plan, turn.edit, turn.offer)
+    return Walk(full / len(rows), offers, *(list(column) for column in zip(*told, strict=True)))
+
+
+def compared(task: Task, cache: str, block: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All rules along the same text, and what goes with drift where nothing is renewed within a block."""
+    walks = [(rules, along(task, cache, block, rules)) for rules in (*TIMETABLES, *BOUNDS)]
+    timed = sorted((walk.full, walk.tv) for rules, walk in walks if "drift" not in rules)
+    found = [
+        {
+            "cache": cache,
+            "block": block,
+            "rule": ", ".join(f"{key} {value}" for key, value in rules.items()) or "as published",
+            "full forwards a text": walk.full,
+            "TV": walk.tv,
+            "by steps": between(timed, walk.full),
+            "max TV": max(look.max_tv for look in walk.looks),
+            "flips, of all offers": sum(look.flips for look in walk.looks) / walk.offers,
+        }
+        for rules, walk in walks
+    ]
+    never = along(task, cache, block, {"drift": 1.0})
+    columns = {"first layer": never.moved, "age": never.age}
+    measured = {"mean TV": [look.mean_tv for look in never.looks], "max TV": [look.max_tv for look in never.looks]}
+    goes = {
+        f"{name}, {what}": correlation(torch.tensor(column), torch.tensor(values))
+        for name, column in columns.items()
+        for what, values in measured.items()
     }
+    return found, {"cache": cache, "block": block, "steps": len(never.looks), **goes}
 
 
-def first_layer(model: Transformer, tokens: torch.Tensor) -> torch.Tensor:
-    """(B, L, D) what the first layer makes of whole rows, of which the second one's keys and values are made."""
-    heard: list[torch.Tensor] = []
-    hook = model.layers[0].register_forward_hook(lambda layer, given, told: heard.append(told.clone()))
-    model.read(tokens, positions=torch.arange(tokens.shape[1]).expand_as(tokens), attend=Attend.native(model.traits))
-    hook.remove()
-    return heard[0]
+def between(points: Sequence[tuple[float, float]], at: float) -> float:
+    """The straight line through the two points around a place; the nearest point beyond the ends."""
+    for (x, y), (after, last) in pairwise(points):
+        if x <= at <= after and x < after:
+            return y + (last - y) * (at - x) / (after - x)
+    return points[0][1] if at < points[0][0] else points[-1][1]
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -180,21 +230,25 @@ def main() -> None:
     rows, whole = pieces(args.data, lm.tokenizer, args.prompt)
     tokens = rows.take(whole[: args.rows]).tokens
     task = Task(lm, [tuple(row) for row in tokens.tolist()], args.length, args.threshold)
-    found, proxies = [], []
+    found, walked, going = [], [], []
     for block in args.blocks:
         plain, _, _ = task.write(task.decoder("fast-dllm", block=block))
         found.append(measured(task, "none", block, {}, None))
         for cache in ("prefix", "dual"):
-            for rules in REFRESHES:
+            for rules in RULES:
                 found.append(measured(task, cache, block, rules, plain))
                 print(found[-1], flush=True)
-            with torch.inference_mode():
-                proxies.append(proxy(task, cache, block))
-            print(proxies[-1], flush=True)
+            walks, goes = compared(task, cache, block)
+            walked, going = [*walked, *walks], [*going, goes]
+            print(*walks, goes, sep="\n", flush=True)
     report(
         args.out,
         "Approximate caches: what they cost and how far off they are",
-        {"By cache, block and refresh rule": found, "What goes with drift (rank correlation over steps)": proxies},
+        {
+            "By cache, block and refresh rule": found,
+            "Along the text of the uncached decoder": walked,
+            "What goes with drift (rank correlation over steps)": going,
+        },
         model=described(args.model, lm),
         rows=args.rows,
         prompt=args.prompt,

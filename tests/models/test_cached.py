@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_backbone import build, close, ids
+from test_backbone import VARIANTS, build, close, ids
 
 from unmask.base.attend import Attend
 
@@ -203,3 +203,19 @@ def test_joined_rules_are_where_their_rows_are():
     assert Attend.join(rules).block.tolist() == [1, 1, *[1 << 40] * 3, 4]
     joined = Attend.join(rules, torch.device("meta")).block
     assert (joined.device.type, joined.shape) == ("meta", (6,))
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "adaLN"])
+@torch.no_grad()
+def test_the_first_layer_is_what_the_second_one_gets(variant):
+    """Rows alone through the whole network, and together with fillers through its first layer only."""
+    switches = {"sigma": "zero", "condition": 8} if variant == "adaLN" else VARIANTS[variant]
+    model, x, heard = build(**switches, depth=3), ids(3, L), []
+    lengths = torch.tensor([L, 5, 9])
+    at = torch.arange(L).expand(3, L).masked_fill(torch.arange(L) >= lengths[:, None], -1)
+    said = model.first_layer(x, positions=at, attend=Attend())
+    model.layers[1].register_forward_pre_hook(lambda layer, given: heard.append(given[0]))
+    for row, length in enumerate(lengths.tolist()):
+        model(x[row : row + 1, :length], attend=Attend())
+        close(said[row, :length], heard[-1][0])
+        assert not said[row, length:].any()
