@@ -364,15 +364,6 @@ class TestTold:
         served.post(TEXT, prompt="a", max_tokens=16, diffusion={**kept, "drift": 0.01})
         assert served.metric("unmask_glimpsed_total") > 16
 
-    def test_drift_is_refused_where_nobody_can_be_asked_for_one_layer(self, serving, lm, monkeypatch):
-        served, kept = serving(lm), {"decoder": "fast-dllm-dual", "block": 8}
-        monkeypatch.setattr(type(lm.model), "first_layer", None)
-        answer = served.post(TEXT, prompt="a", max_tokens=16, diffusion={**kept, "drift": 0.01})
-        error = answer.json()["error"]
-        assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported", "diffusion.drift")
-        assert "use refresh, which counts forwards" in error["message"]
-        assert served.post(TEXT, prompt="a", max_tokens=16, diffusion={**kept, "refresh": 3}).status_code == 200
-
     def test_what_forwards_cost_is_asked_once_and_for_drafts_only(self, serving, ar_lm, monkeypatch):
         asked = []
         monkeypatch.setattr(
