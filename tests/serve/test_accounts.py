@@ -72,14 +72,18 @@ class TestAccount:
         assert plain["choices"] == said["choices"]
         assert "drift" not in plain["usage"]
 
-    def test_drift_is_refused_where_nobody_can_be_asked_for_one_layer(self, serving, lm, monkeypatch):
-        served, kept = serving(lm), {"decoder": "fast-dllm-dual", "block": 8}
+    def test_what_one_layer_read_is_counted_and_refused_where_nobody_can_be_asked(self, serving, lm, monkeypatch):
+        served, ask = serving(lm), {"prompt": "a", "max_tokens": 16}
+        kept = {"decoder": "fast-dllm-dual", "block": 8}
+        assert served.post("/v1/completions", **ask, diffusion={**kept, "refresh": 3}).status_code == 200
+        assert served.metric("unmask_glimpsed_total") == 0
+        assert served.post("/v1/completions", **ask, diffusion={**kept, "drift": 0.01}).status_code == 200
+        assert served.metric("unmask_glimpsed_total") > 16
         monkeypatch.setattr(type(lm.model), "first_layer", None)
-        answer = served.post("/v1/completions", prompt="a", max_tokens=16, diffusion={**kept, "drift": 0.01})
+        answer = served.post("/v1/completions", **ask, diffusion={**kept, "drift": 0.01})
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported", "diffusion.drift")
         assert "use refresh, which counts forwards" in error["message"]
-        assert served.post("/v1/completions", prompt="a", max_tokens=16, diffusion={**kept, "refresh": 3}).status_code == 200
 
     def test_edits_are_counted(self, toy):
         options = {"decoder": "whole x ancestral + remask", "steps": 12, "eta": 0.9}
