@@ -11,7 +11,7 @@ from unmask.base.errors import BadInput, OverBudget, Unsupported
 from unmask.constrain.automata.budget import Budget, Meter
 from unmask.constrain.automata.vocabulary import Vocabulary
 from unmask.constrain.compile import Cache, Child, compile_here, compile_in_child
-from unmask.constrain.spec import Anything, Choices, Constraint, Either, Regex, Schema, Template, Unlike
+from unmask.constrain.spec import Anything, Choices, Constraint, Either, Regex, Schema, Several, Template, Unlike
 
 
 def accepts(asked: Constraint, *texts: str) -> list[bool]:
@@ -140,6 +140,14 @@ def test_texts_that_begin_otherwise():
     assert accepts(Constraint(body=Unlike('{"é')), '{"é', '{"é and more\n') == [False, False]
     with pytest.raises(BadInput, match="every text begins"):
         Constraint(body=Unlike("")).language(Meter())
+
+
+def test_several_of_a_kind():
+    one = Either((Template(("<", Regex("a+"), ">")), Template(("<b>",))))
+    several = Constraint(body=Several(one, ", "))
+    assert all(accepts(several, "<a>", "<a>, <b>", "<b>, <aa>, <a>"))
+    assert not any(accepts(several, "", "<a>,<b>", "<a>, ", ", <a>", "<a><b>"))
+    assert len(several.language(Meter())) < 2 * len(Constraint(body=one).language(Meter()))  # not once for each
 
 
 def test_one_of_several_kinds():

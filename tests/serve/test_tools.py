@@ -72,11 +72,12 @@ def joined(chunks, index=0):
             if delta.get("content"):
                 message["content"] = (message["content"] or "") + delta["content"]
             for piece in delta.get("tool_calls", ()):
-                assert piece["index"] == 0
                 if "id" in piece:
+                    assert piece["index"] == len(message["calls"])
                     message["calls"].append({**piece, "function": {**piece["function"]}})
                 else:
                     assert {*piece} == {"index", "function"}
+                    assert piece["index"] == len(message["calls"]) - 1
                     message["calls"][-1]["function"]["arguments"] += piece["function"]["arguments"]
     return message, finish
 
@@ -171,7 +172,7 @@ def test_what_was_called_and_what_came_of_it_is_told(served, wide):
     assert said == wide.generate(plain, chat=True, length=12).completion
     (read,) = wide.template.read([messages[:2]], [{"name": "f", "description": None, "parameters": {}}])
     assert read.text == (
-        'System:\nBe brief.\n\nTools, one of which is called by answering {"name": ..., "arguments": {...}} and '
+        'System:\nBe brief.\n\nTools, called by answering {"name": ..., "arguments": {...}}, a line for each call and '
         'nothing else:\n{"name": "f", "parameters": {}}\n\nUser:\nhi\n\nAssistant:\n'
     )
 
@@ -283,7 +284,7 @@ class TestTemplates:
         lm = chatty(DEAF)
         assert (lm.template.form.kind, lm.template.form.before) == ("plain", "")
         read = lm.turns(USER, [{"name": "f", "description": "d", "parameters": {}}], call=True)
-        assert read.text.startswith("<|im_start|>system\nTools, one of which is called by")
+        assert read.text.startswith("<|im_start|>system\nTools, called by answering")
         assert read.text.endswith("<|im_start|>assistant\n")
 
     @pytest.mark.parametrize("source", [HERMES, OTHER, DEAF], ids=["json", "other", "deaf"])
@@ -313,7 +314,7 @@ class TestHearing:
         pieces += hearing.left()
         functions = [piece["tool_calls"][0]["function"] for piece in pieces]
         assert [f["name"] for f in functions if "name" in f] == ["g"]
-        assert "".join(f["arguments"] for f in functions) == '{"a": "}"}' == hearing.arguments
+        assert "".join(f["arguments"] for f in functions) == '{"a": "}"}' == hearing.heard[0].arguments
         assert hearing.whole
         assert self.CALLS.message(self.TEXT)["tool_calls"][0]["function"] == {"name": "g", "arguments": '{"a": "}"}'}
 
@@ -350,7 +351,7 @@ class TestOpenAI:
         assert refused.value.param == "response_format"
 
     def test_a_conversation_with_a_tool(self, client):
-        ask = {"model": "tiny", "tools": TOOLS, "max_tokens": 60}
+        ask = {"model": "tiny", "tools": TOOLS, "max_tokens": 60, "parallel_tool_calls": False}
         said = client.chat.completions.create(messages=USER, tool_choice="required", **ask).choices[0]
         (call,) = said.message.tool_calls
         assert said.finish_reason == "tool_calls"

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from unmask.base.errors import BadInput, UnknownName
 from unmask.constrain.automata.budget import Meter
-from unmask.constrain.automata.compose import alt, leaf, machine, seq, text
+from unmask.constrain.automata.compose import alt, leaf, machine, repeat, seq, text
 from unmask.constrain.automata.machine import Machine, both, without
 from unmask.constrain.automata.regex import full, own
 from unmask.constrain.grammar.grower import Grower
@@ -162,7 +162,19 @@ class Either:
         return machine(alt([leaf(body.language(meter)) for body in self.bodies]), meter)
 
 
-Body = Anything | Regex | Choices | Schema | Grammar | Template | Unlike | Either
+@dataclass(frozen=True, slots=True)
+class Several:
+    """A text of one kind, or several with the same words between two; the length of a text is all that bounds them."""
+
+    body: "Body"
+    between: str
+
+    def language(self, meter: Meter) -> Machine:
+        """All texts; raises as its body does."""
+        return machine(repeat(leaf(self.body.language(meter)), 1, None, text(self.between)), meter)
+
+
+Body = Anything | Regex | Choices | Schema | Grammar | Template | Unlike | Either | Several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -232,7 +232,9 @@ class Chat(Streaming, Eos, Bounded):
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
-    parallel_tool_calls: bool | None = Field(default=None, description="an answer has one call at most in any case")
+    parallel_tool_calls: bool | None = Field(
+        default=None, description="whether an answer may have several calls, where the model's form has words for it"
+    )
     response_format: ResponseFormat | None = None
     store: only(False) = None  # type: ignore[valid-type]
     modalities: only(["text"]) = None  # type: ignore[valid-type]

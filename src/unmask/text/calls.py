@@ -12,8 +12,10 @@ from typing import Any
 
 Tool = Mapping[str, Any]
 
-INTRODUCTION = 'Tools, one of which is called by answering {"name": ..., "arguments": {...}} and nothing else:\n'
+INTRODUCTION = 'Tools, called by answering {"name": ..., "arguments": {...}}, a line for each call and nothing else:\n'
 """Before the tools of a plain conversation, a line of JSON each."""
+BETWEEN = "\n"
+"""Between two calls of a plain answer."""
 
 
 def opened(name: str) -> str:
@@ -32,7 +34,7 @@ def plain(chat: Sequence[Mapping[str, Any]], tools: Sequence[Tool]) -> list[dict
     for message in chat:
         calls = [written(call["name"], call["arguments"]) for call in message.get("tool_calls", ())]
         parts = [message["content"], *calls] if message["content"] else calls or [""]
-        found.append({"role": message["role"], "content": "\n".join(parts)})
+        found.append({"role": message["role"], "content": BETWEEN.join(parts)})
     if not tools:
         return found
     lines = [json.dumps({k: v for k, v in tool.items() if v is not None}, ensure_ascii=False) for tool in tools]

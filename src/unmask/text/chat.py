@@ -38,10 +38,12 @@ class Form:
         kind: "plain" for text as `unmask.text.calls` writes it; "json" for the template's own words around
             `{"name", "arguments"}`; "other" for a form of the template that is not read here.
         before: text that stands before a call; None where it can't be written as text.
+        between: text that stands between two calls of an answer; None where there is one at most, or it is no text.
     """
 
     kind: Literal["plain", "json", "other"] = "plain"
     before: str | None = ""
+    between: str | None = calls.BETWEEN
 
 
 class Plain:
@@ -121,26 +123,36 @@ class ChatTemplate:
         sign = chr(sandbox.STAND_INS[-1]) * 3
         tools = [{"name": sign, "description": sign, "parameters": {"type": "object", "properties": {}}}]
         asked = [{"role": "user", "content": "?"}]
-        called = {
-            "role": "assistant",
-            "content": "",
-            "tool_calls": [{"id": sign, "name": sign, "arguments": {sign: sign}}],
-        }
+        call = calls.written(sign, {sign: sign})
         try:
             prompt = self._render([asked], tools, ask=True).texts[0]
         except (BadInput, BadCheckpoint):
             return Form()
         if sign not in prompt:
             return Form()
-        try:
-            text = self._render([[*asked, called]], tools, ask=False).texts[0]
-        except (BadInput, BadCheckpoint):
-            return Form("other", None)
-        at = text.rfind(calls.written(sign, {sign: sign}))
+        text = self._calling(asked, tools, 1)
+        at = text.rfind(call)
         if at < 0:
-            return Form("other", None)
+            return Form("other", None, None)
         before = text[len(prompt) : at] if text.startswith(prompt) and len(prompt) <= at else None
-        return Form("json", None if before is None or self._find.search(before) else before)
+        rest, _, tail = self._calling(asked, tools, 2).rpartition(call)
+        head, _, between = rest.rpartition(call)
+        alike = between and head == text[:at] and tail == text[at + len(call) :]
+        return Form("json", self._plain(before), self._plain(between) if alike else None)
+
+    def _calling(self, asked: Conversation, tools: Sequence[Tool], num: int) -> str:
+        """A conversation that ends with so many calls, all alike; empty where the template does not write it."""
+        sign = chr(sandbox.STAND_INS[-1]) * 3
+        each = [{"id": sign, "name": sign, "arguments": {sign: sign}} for _ in range(num)]
+        try:
+            chat = [*asked, {"role": "assistant", "content": "", "tool_calls": each}]
+            return self._render([chat], tools, ask=False).texts[0]
+        except (BadInput, BadCheckpoint):
+            return ""
+
+    def _plain(self, text: str | None) -> str | None:
+        """A text, unless it holds special tokens."""
+        return None if text is None or self._find.search(text) else text
 
     def read(self, chats: Sequence[Conversation], tools: Sequence[Tool] = (), *, call: bool = False) -> list[Fixed]:
         """Conversations up to where the answer begins, as ids and as text.
