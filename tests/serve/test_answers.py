@@ -238,3 +238,34 @@ class TestHoles:
         assert applied("all of it\n").json()["choices"][0]["message"]["content"] == "\nall of it\n\n"
         lost = applied(f"{dots}\nwhile quartz:\n{dots}")
         assert (lost.status_code, lost.json()["error"]["param"]) == (400, "messages[0].content")
+
+
+PATH = "/v1/chat/completions"
+
+
+class TestMessagesOfBefore:
+    """As clients send them back: OpenAI's classes dump all their fields, and say of a tool's answer whose it is."""
+
+    EMPTY = ("annotations", "audio", "function_call", "refusal", "tool_calls", "name")
+
+    def test_what_holds_nothing_changes_nothing(self, toy):
+        said = {"role": "assistant", "content": "yes"}
+        chats = [[CHAT[1], {**said, **more}, CHAT[1]] for more in ({}, dict.fromkeys(self.EMPTY), {"annotations": []})]
+        texts = [toy.post(PATH, messages=chat, max_tokens=8).json()["choices"] for chat in chats]
+        assert texts[0] == texts[1] == texts[2]
+
+    def test_a_tool_has_a_name(self, toy):
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        asked = [CHAT[1], {"role": "assistant", "content": None, "tool_calls": [call]}]
+        result = {"role": "tool", "tool_call_id": "1", "content": "3"}
+        plain, named = (
+            toy.post(PATH, messages=[*asked, {**result, **more}], max_tokens=8) for more in ({}, {"name": "f"})
+        )
+        assert plain.json()["choices"] == named.json()["choices"]
+
+
+def test_probes_may_ask_for_the_head_alone(toy):
+    for path in ("/health", "/ready"):
+        answer = toy.client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    assert toy.client.head("/metrics").status_code == 405

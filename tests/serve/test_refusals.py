@@ -34,7 +34,22 @@ WRONG = [
     (CHAT, {"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     (CHAT, {"messages": [{"role": "user"}]}, "messages[0].content"),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+    (
+        CHAT,
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "messages[0].content[0].type",
+    ),
+    (
+        CHAT,
+        {"messages": [{"role": "assistant", "content": "x", "annotations": [{}]}, *USER]},
+        "messages[0].annotations",
+    ),
     (CHAT, {"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
+    (CHAT, {"messages": USER, "stop": ["a", "half \ud83d"]}, "stop"),
+    (INFILL, {"segments": [{"text": "x"}]}, "segments"),
+    (REFINE, {"text": ""}, "text"),
+    (SCORE, {"text": "x", "given": "y " * 2000, "samples": 1}, "given"),
+    (SCORE, {"text": "x " * 2000, "given": "y", "samples": 1}, "text"),
     (TEXT, {"prompt": ""}, "prompt"),
     (TEXT, {"prompt": []}, "prompt"),
     (TEXT, {"prompt": ["a", ""]}, "prompt"),
@@ -173,7 +188,6 @@ WRONG = [
     (INFILL, {"segments": [{**HOLE, "schema": {"type": 3}}]}, "segments[0].schema"),
     (INFILL, {"segments": [{"text": "a", "regex": "a"}]}, "segments[0].regex"),
     (INFILL, {"segments": [HOLE] * 65}, "segments"),
-    (REFINE, {"text": ""}, "spans"),
     (REFINE, {"text": "abc", "spans": [[0, 4]]}, "spans"),
     (REFINE, {"text": "abc", "spans": [[2, 1]]}, "spans"),
     (REFINE, {"text": "abc", "spans": [[0, 2], [1, 3]]}, "spans"),
@@ -277,6 +291,7 @@ def test_what_is_no_json_by_its_own_words(toy):
 def test_routes_that_are_not_there(toy):
     shaped(toy.client.get("/v1/nothing"), 404)
     shaped(toy.client.get("/openapi.json/.."), 404)
+    shaped(toy.post(f"{CHAT}/", messages=USER), 404)  # no redirect, which would be made of what the Host header says
     answer = toy.client.get(TEXT)
     shaped(answer, 405)
     assert answer.headers["allow"] == "POST"

@@ -131,5 +131,6 @@ def check(name: str, value: object) -> Value:
         case _:
             right = False
     if not right:
-        raise BadInput(f"{name} is {option.either}, not {value!r}")
+        vast = isinstance(value, int | float) and abs(value) >= 1 << 62
+        raise BadInput(f"{name} is {option.either}{', and less than 2**62' if vast else ''}, not {value!r}")
     return option.kind(value)  # type: ignore[no-any-return]

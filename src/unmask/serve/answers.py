@@ -159,6 +159,8 @@ def stops(service: Service, body: Streaming) -> list[str]:
     given = [body.stop] if isinstance(body.stop, str) else list(body.stop or ())
     service.limits.check("stops", len(given), "stop")
     service.limits.check("stop_characters", max(map(len, given), default=0), "stop")
+    if any("\ud800" <= letter <= "\udfff" for one in given for letter in one):
+        raise Refused("invalid_value", "a stop string holds half of a surrogate pair, which no text does", "stop")
     return given
 
 

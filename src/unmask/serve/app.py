@@ -48,7 +48,9 @@ def create(
         keys: who may ask; without any, whoever reaches it by a loopback name.
         name: what the model is called here.
     """
-    app = FastAPI(title="unmask", version=unmask.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="unmask", version=unmask.__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+    )  # a redirect would be made of the Host header
     for router in ROUTERS:
         app.include_router(router, responses={"4XX": REFUSAL, "5XX": REFUSAL})
     app.state.service = Service(worker, limits, metrics, Compiler(limits, metrics), name)
@@ -88,11 +90,16 @@ async def _invalid(request: Request, error: Exception) -> Response:
 def said(errors: Sequence[Mapping[str, Any]], body: Any) -> Refused:
     """What a client is told of a body that is not as it should be.
 
-    One error: of an unknown field first, else the one that is deepest inside, as a value that may be of several types
-    has errors for all of them.
+    One error: of a `type` that is not known, as that explains others, then of an unknown field, else the one that is
+    deepest inside, as a value that may be of several types has errors for all of them.
     """
     places = [field(e["loc"], body, missing=e["type"] == "missing") for e in errors]
-    order = sorted(range(len(errors)), key=lambda i: (errors[i]["type"] != "extra_forbidden", -len(places[i])))
+
+    def rank(i: int) -> tuple[bool, bool, int]:
+        typed = errors[i]["type"] == "literal_error" and places[i].endswith("].type")
+        return not typed, errors[i]["type"] != "extra_forbidden", -len(places[i])
+
+    order = sorted(range(len(errors)), key=rank)
     first, param = errors[order[0]], places[order[0]]
     kind = first["type"]
     if kind == "json_invalid" or (not param and kind == "missing"):

@@ -149,7 +149,11 @@ class Message(Body):
     content: str | Annotated[list[Part], Field(min_length=1)] | None = None
     tool_calls: Annotated[list[ToolCall], Field(min_length=1)] | None = None
     tool_call_id: Annotated[str, Field(max_length=64)] | None = None
-    refusal: None = None
+    name: Label = Field(default=None, description="of a tool: of the function, as its call says already")
+    refusal: None = None  # what OpenAI's clients send of an answer that they were given, where it holds nothing
+    annotations: only([]) = None  # type: ignore[valid-type]
+    audio: None = None
+    function_call: None = None
 
 
 class JsonSchema(Body):

@@ -6,7 +6,6 @@ between two of them. Who may choose ("auto") writes calls, or any text that does
 how texts are written.
 """
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from unmask.lm.model import LanguageModel
 from unmask.serve import constraint
 from unmask.serve.constraint import Bound
 from unmask.serve.errors import Refused
+from unmask.serve.guard import fresh_id
 from unmask.serve.limits import Limits
 from unmask.serve.schemas import Chat, Function, ToolChoice
 from unmask.text.calls import Tool, opened
@@ -78,7 +78,7 @@ class Heard:
     quoted: bool = False
     escaped: bool = False
     whole: bool = False
-    id: str = field(default_factory=lambda: f"call_{secrets.token_hex(12)}")
+    id: str = field(default_factory=lambda: f"call_{fresh_id()}")
 
     @property
     def ended(self) -> bool:

@@ -3,7 +3,6 @@
 A log-probability is that of a token at the step that wrote it, given what the model saw then; `step` says which step.
 """
 
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from unmask.decode.audit import Drift
 from unmask.decode.trace import Change
 from unmask.lm.results import Output
 from unmask.lm.rows import Ask
+from unmask.serve.guard import fresh_id
 from unmask.serve.job import Done
 from unmask.text.tokenizer import Tokenizer
 
@@ -56,7 +56,7 @@ class Envelope:
 
     def __post_init__(self) -> None:
         if not self.id:
-            object.__setattr__(self, "id", f"{self.form.prefix}-{secrets.token_hex(12)}")
+            object.__setattr__(self, "id", f"{self.form.prefix}-{fresh_id()}")
 
     def around(self, choices: list[dict[str, Any]], *, chunk: bool = False, **more: Any) -> dict[str, Any]:
         """Choices as an answer, or as a piece of a stream."""

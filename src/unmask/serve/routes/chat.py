@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from unmask.lm.model import LanguageModel
 from unmask.lm.rows import Ask, as_list
-from unmask.serve import tools
+from unmask.serve import constraint, tools
 from unmask.serve.answers import answer, continued
 from unmask.serve.errors import Refused, naming
 from unmask.serve.schemas import Chat, Message, ToolCall
@@ -25,7 +25,11 @@ ROLES = {"developer": "system"}
 @router.post("/v1/chat/completions")
 async def chat(body: Chat, request: Request, service: Annotated[Service, Depends(service)]) -> Response:
     """Answer a conversation."""
-    calls, bound = await asyncio.to_thread(tools.of, body, service.check(body), service.limits)
+    lm, calls = service.check(body), None
+    if body.tools or body.tool_choice is not None:  # a template may have to be tried, in a process
+        calls, bound = await asyncio.to_thread(tools.of, body, lm, service.limits)
+    else:
+        bound = constraint.of(body, service.limits)
     service.limits.check("messages", len(body.messages), "messages")
     top = top_of(body)
     if body.max_tokens is not None and body.max_completion_tokens is not None:
@@ -55,6 +59,8 @@ def turn(index: int, message: Message) -> dict[str, Any]:
     for name, role in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
         if getattr(message, name) is not None and message.role != role:
             raise Refused("invalid_value", f"{name} is for the role {role}; leave it out", f"{where}.{name}")
+    if message.name is not None and message.role != "tool":
+        raise Refused("unsupported", "who speaks is told by the role alone; leave the name out", f"{where}.name")
     if message.tool_call_id is not None:
         found["tool_call_id"] = message.tool_call_id
     if message.tool_calls is not None:

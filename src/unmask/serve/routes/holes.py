@@ -27,8 +27,11 @@ router = APIRouter()
 async def infill(body: Infill, request: Request, service: Annotated[Service, Depends(service)]) -> Response:
     """Fill the holes of a text."""
     pieces = [_piece(i, segment) for i, segment in enumerate(body.segments)]
-    service.limits.check("holes", sum(isinstance(piece, Hole) for piece in pieces), "segments")
+    num_holes = sum(isinstance(piece, Hole) for piece in pieces)
+    service.limits.check("holes", num_holes, "segments")
     n, bound = texts_of(service, body), _bound(service, body)
+    if not num_holes:
+        raise Refused("invalid_value", 'there is nothing to fill; one segment at least is {"mask": {...}}', "segments")
 
     def make(lm: LanguageModel) -> Ask:
         counted(service.limits, lm, [piece.text for piece in pieces if isinstance(piece, Text)], "segments")
@@ -49,6 +52,8 @@ async def infill(body: Infill, request: Request, service: Annotated[Service, Dep
 async def refine(body: Refine, request: Request, service: Annotated[Service, Depends(service)]) -> Response:
     """Write spans of a text anew."""
     spans = [(start, end) for start, end in body.spans] if body.spans else [(0, len(body.text))]
+    if not body.text:
+        raise Refused("invalid_value", "the text is empty; give one character or more", "text")
     service.limits.check("holes", len(spans), "spans")
     length: Length | None = (body.length[0], body.length[1]) if isinstance(body.length, list) else body.length
     bound = constraint.of(body, service.limits)

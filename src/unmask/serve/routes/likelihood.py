@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from unmask.base.errors import UnknownName
+from unmask.base.errors import TooLong, UnknownName
 from unmask.lm import results
 from unmask.objectives.likelihood import ESTIMATORS
 from unmask.serve.errors import Refused, naming
@@ -52,7 +52,8 @@ async def score(body: Score, request: Request, service: Annotated[Service, Depen
         size = counted(limits, lm, [body.text], "text")
         whole = size + counted(limits, lm, [body.given or ""], "given")
         limits.check("work", whole * body.samples * (size if body.estimator in ORDERED else 1), "samples")
-        with naming("text"):
+        over = "given" if body.given and size <= lm.model.max_length else "text"
+        with naming("text"), naming(over, TooLong):
             return lm.score(
                 body.text,
                 given=body.given,

@@ -29,6 +29,7 @@ async def model(name: str, service: Annotated[Service, Depends(service)]) -> Res
     return Answer(await _card(service))
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(service: Annotated[Service, Depends(service)]) -> Response:
     """Whether the process lives; a failed engine does not come back without a restart."""
@@ -37,6 +38,7 @@ async def health(service: Annotated[Service, Depends(service)]) -> Response:
     return Answer({"status": "ok"})
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(request: Request, service: Annotated[Service, Depends(service)]) -> Response:
     """Whether requests are taken."""
