@@ -1,13 +1,20 @@
 """Networks for benchmarks of speed: published shapes with random weights, and tiny."""
 
 import copy
+import itertools
+import json
+import string
 from dataclasses import replace
 from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from unmask.base.denoiser import Denoiser
 from unmask.base.vocab import Traits, Vocab
 from unmask.lm.load import load
 from unmask.models.backbone import Shape, Transformer
+from unmask.text.tokenizer import MASK, Tokenizer
 
 BLOCK = 32
 """Positions a block, in LLaDA's and Fast-dLLM's published settings."""
@@ -38,6 +45,21 @@ def tiny() -> Transformer:
 
 
 NETWORKS = {"llada": llada, "smollm2": smollm2, "tiny": tiny}
+
+
+def spelling(vocab: Vocab) -> Tokenizer:
+    """Words for a network with random weights: bytes, pairs and runs of three letters; the mask is its last id."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    plain = [letter for letter in letters if letter in string.printable]
+    pairs = [(a, b) for a, b in itertools.product(plain, plain)]
+    runs = [(a + b, c) for (a, b), c in itertools.product(pairs, plain)]
+    merges = [*pairs, *runs][: vocab.size - 1 - len(letters)]
+    words = {word: i for i, word in enumerate([*letters, *(a + b for a, b in merges)])}
+    inner = tokenizers.Tokenizer(models.BPE(vocab=words, merges=merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([AddedToken(MASK, normalized=False, special=True)])
+    return Tokenizer(json.loads(inner.to_str()), vocab)
 
 
 def read_as(model: Denoiser, **traits: Any) -> Denoiser:
