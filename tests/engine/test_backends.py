@@ -14,7 +14,7 @@ from unmask.base.vocab import Traits, Vocab
 from unmask.cli import main
 from unmask.engine import backends
 from unmask.engine.backends import onnx, openvino
-from unmask.engine.backends.graph import Body, Share, example, join, traceable
+from unmask.engine.backends.graph import Body, JoinedAttention, JoinedMLP, example, join, traceable
 from unmask.models.backbone import Shape, Transformer
 from unmask.nn.moe import Experts
 
@@ -217,8 +217,8 @@ def test_a_package_that_is_not_here(monkeypatch):
 def test_maps_of_the_same_numbers_are_one_product(shape, precision):
     apart, joined = traceable(small(shape), precision), join(traceable(small(shape), precision))
     for layer in joined.layers:
-        assert isinstance(layer.self_attn.v_proj, Share)
-        assert isinstance(layer.mlp.up_proj, Share) == hasattr(layer.mlp, "gate_proj")
+        assert isinstance(layer.self_attn, JoinedAttention)
+        assert isinstance(layer.mlp, JoinedMLP) == (shape.mlp == "gated")
     with torch.no_grad():
         for one, other in zip(Body(apart)(*example(apart)), Body(joined)(*example(joined)), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
