@@ -88,12 +88,10 @@ class Compiled:
         """Rows of about one width run together; what is fresh is written when all have run."""
         pack, s = Pack.of(positions), self.shape
         flat_tokens, flat_positions, flat_slots = pack.flat(tokens), pack.flat(positions), pack.flat(stand)
-        count = len(flat_tokens)
-        features = self._like.new_empty(count, s.width)
-        fresh = [self._like.new_empty(s.depth, count, s.kv_heads, s.head_dim) for _ in range(2)]
+        found: list[tuple[Tensor, ...]] = []
         for part, known, reach in self._parts(pack, flat_positions, visit):
             rows, width, size = self._fit(len(part.rows), part.width, reach + 1)  # with a slot that is nobody's
-            part = replace(part, width=width)
+            narrow, part = part, replace(part, width=width)
             places = part.spread(flat_positions + 1) - 1
             fed, device = places >= 0, places.device
             slots = part.spread(flat_slots + 1) - 1
@@ -109,9 +107,13 @@ class Compiled:
                 *(store.view(s.depth, -1, s.kv_heads, s.head_dim) for store in stores),
                 F.pad(_places(visit, part, size, self.device), (0, 0, 0, more)),
             )
-            features[part.at] = out[part.place]
-            for store, new in zip(fresh, made, strict=True):
-                store[:, part.at] = new[:, part.place[0], part.place[1]]
+            found.append((part.at, _fed(out, narrow, 0), *(_fed(new, narrow, 1) for new in made)))
+        _, features, *fresh = found[0]
+        if len(found) > 1:
+            order = torch.cat([at for at, *_ in found]).argsort()
+            features, *fresh = (
+                torch.cat([x[i] for x in found], axis).index_select(axis, order) for i, axis in ((1, 0), (2, 1), (3, 1))
+            )
         if visit is not None:
             _write(visit, fresh)
         return pack.back(features)
@@ -133,6 +135,15 @@ def _slice(part: Part, start: int, stop: int) -> Part:
     p, w = part.place
     inside = (p >= start) & (p < stop)
     return replace(part, rows=part.rows[start:stop], at=part.at[inside], place=(p[inside] - start, w[inside]))
+
+
+def _fed(x: Tensor, part: Part, axis: int) -> Tensor:
+    """Of a graph's rows and positions, two axes from `axis` on, those that are fed, as one axis."""
+    rows, width = len(part.rows), part.width
+    if len(part.at) == rows * width:
+        return x.narrow(axis, 0, rows).narrow(axis + 1, 0, width).flatten(axis, axis + 1)
+    p, w = part.place
+    return x.flatten(axis, axis + 1).index_select(axis, p * x.shape[axis + 1] + w)
 
 
 def _places(visit: Visit | None, part: Part, size: int, device: torch.device) -> Tensor:

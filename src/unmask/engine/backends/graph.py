@@ -186,7 +186,7 @@ class Mixer:
     def turned(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Queries and keys turned, values as they are, (R, W, H + 2K, d) all; cosines and sines from `turns`.
 
-        Written so that OpenVINO knows it as one operation: with the numbers of whole heads, and along axis 3.
+        Written as OpenVINO knows it as one operation: cosines of whole heads, parts along axis 3, together along -1.
         """
         shape = self.shape
         if not self.wide:  # of all heads; values are turned by no angle
@@ -195,7 +195,7 @@ class Mixer:
         size = shape.rotary_dim
         x, *rest = qkv.split([size, shape.head_dim - size], dim=3) if size < shape.head_dim else (qkv,)
         first, second = x.split([size // 2, size // 2], dim=3)
-        x = x * self.wide[0] + torch.cat([second * -1.0, first], dim=3) * self.wide[1]
+        x = x * self.wide[0] + torch.cat([second * -1.0, first], dim=-1) * self.wide[1]
         return torch.cat([x, *rest], dim=3) if rest else x
 
     def _all(self, store: Any, layer: int, fresh: Tensor) -> Tensor:

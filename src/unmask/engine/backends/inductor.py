@@ -134,9 +134,13 @@ class Inductor(Compiled):
         return tokens, tokens.clone(), tokens.clone(), mask, past, past.clone()
 
     def _gathered(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Run with the slots of the rows alone: a graph of static sizes must not know how large a cache is."""
+        """Run with the slots of the rows alone: a graph of static sizes must not know how large a cache is.
+
+        Keys and values are gone with the next run.
+        """
         *others, k, v, places = inputs
-        return self._run(*others, *(store.index_select(1, places.flatten()) for store in (k, v)))
+        features, *fresh = self._run(*others, *(store.index_select(1, places.flatten()) for store in (k, v)))
+        return features.clone(), *fresh
 
     @torch.inference_mode()
     def _run(self, *inputs: Tensor) -> tuple[Tensor, ...]:

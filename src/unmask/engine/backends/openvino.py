@@ -105,7 +105,7 @@ def _run(graph: Any) -> Run:
         for i, x in enumerate(held):
             request.set_input_tensor(i, library.Tensor(x, shared_memory=True))
         request.infer()
-        return tuple(torch.from_numpy(x.data).clone() for x in request.output_tensors)
+        return tuple(torch.from_numpy(x.data.copy()) for x in request.output_tensors)
 
     return run
 
