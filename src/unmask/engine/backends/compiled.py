@@ -45,7 +45,7 @@ class Compiled:
         self.shape, self.defaults, self.device = model.shape, model.defaults, model.device
         self._body, self._head, self._fit = body, head, fit
         self._like = model.embed_tokens.weight.new_empty(0)
-        self._nothing = self._like.new_zeros(self.shape.depth, 1, self.shape.kv_heads, self.shape.head_dim)
+        self._blank = self._like.new_zeros(self.shape.depth, 1, self.shape.kv_heads, self.shape.head_dim)
 
     def cache(self, rows: int, length: int, spare: int = 0) -> KVCache:
         """An empty cache for `rows` rows of `length` positions and `spare` slots; TooLong beyond `max_length`."""
@@ -98,7 +98,7 @@ class Compiled:
             keys = torch.arange(reach, device=device).expand(len(places), reach)
             seen = attend.rows(part.rows).allows(slots.clamp(min=0), keys) & known[:, None, :reach]
             more = rows - len(places)  # rows that are nobody's see nothing, and all of theirs is filler
-            stores = (self._nothing, self._nothing) if visit is None else (visit.cache.k, visit.cache.v)
+            stores = (self._blank, self._blank) if visit is None else (visit.cache.k, visit.cache.v)
             out, *made = self._body(
                 F.pad(part.spread(flat_tokens), (0, 0, 0, more)),
                 F.pad(places.clamp(min=0), (0, 0, 0, more)),
