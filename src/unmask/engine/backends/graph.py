@@ -160,14 +160,14 @@ class Mixer:
         seeing = mask.any(-1, keepdim=True)
         self.mask = (mask | ~seeing)[:, None].repeat(1, 1, self.group, 1)
         self.seeing = seeing[:, None].repeat(1, 1, self.group, 1).to(stores[0].dtype)
-        self.index = slots[..., None].expand(-1, -1, shape.kv_heads * shape.head_dim)
+        self.at = (slots + torch.arange(self.rows, device=slots.device)[:, None] * mask.shape[2]).flatten()
+        self.places = None
         if places is None:
             self.stores: list[Any] = [store.flatten(-2).unbind(0) for store in stores]
-            self.places = None
         else:
             starts = torch.arange(shape.depth, device=places.device) * stores[0].shape[1]
             self.stores = [store.flatten(0, 1).flatten(-2) for store in stores]
-            self.places = (places + starts[:, None, None]).unbind(0)
+            self.places = (places.flatten() + starts[:, None]).unbind(0)
         self.wide: list[Tensor] = []
         self.fresh: list[tuple[Tensor, Tensor]] = []
 
@@ -200,11 +200,9 @@ class Mixer:
 
     def _all(self, store: Any, layer: int, fresh: Tensor) -> Tensor:
         """Keys or values (R, T, K, d) of all slots."""
-        if self.places is None:
-            found = store[layer].unflatten(0, (self.rows, -1))
-        else:
-            found = F.embedding(self.places[layer], store)
-        return found.scatter(1, self.index, fresh.flatten(-2)).unflatten(-1, (self.shape.kv_heads, self.shape.head_dim))
+        found = store[layer] if self.places is None else F.embedding(self.places[layer], store)
+        found = found.index_copy(0, self.at, fresh.flatten(0, 1).flatten(-2))
+        return found.view(self.rows, -1, self.shape.kv_heads, self.shape.head_dim)
 
 
 class Body(nn.Module):
