@@ -46,7 +46,7 @@ PARTS = {
     "attention": [("torch.nn.functional", "scaled_dot_product_attention")],
     "norms": [("torch.nn.functional", "rms_norm")],
     "rotary": [("unmask.models.backbone", "rotate"), ("unmask.models.backbone", "turns")],
-    "reading pages": [("unmask.engine.pages", "Pages.slots_of"), ("unmask.engine.backends.compiled", "_past")],
+    "reading pages": [("unmask.engine.pages", "Pages.slots_of"), ("unmask.engine.backends.compiled", "_places")],
     "writing pages": [("unmask.nn.cache", "Visit.write"), ("unmask.engine.backends.compiled", "_write")],
     "packing": [("unmask.nn.pack", name) for name in ("Part.spread", "Pack.of", "Pack.back", "Pack.flat")],
     "masks": [("unmask.nn.attention", "Sight.mask")],

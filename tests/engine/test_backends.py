@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,8 @@ from unmask.base.vocab import Traits, Vocab
 from unmask.cli import main
 from unmask.engine import backends
 from unmask.engine.backends import onnx, openvino
-from unmask.engine.backends.graph import Body, Share, example, join, traceable
+from unmask.engine.backends.graph import Body, JoinedAttention, JoinedMLP, example, join, traceable
+from unmask.engine.pages import Pages
 from unmask.models.backbone import Shape, Transformer
 from unmask.nn.moe import Experts
 
@@ -141,6 +143,31 @@ def test_a_row_has_the_same_bits_in_any_company(precision):
         assert torch.equal(fast.head(whole[:count]), fast.head(features)[:count])
 
 
+def test_pages_in_any_order_give_the_same_bits(fast):
+    model, known = fast["tiny-ar"], torch.arange(40).expand(2, 40)
+    plain = model.cache(2, 64)
+    paged = Pages(model.cache(0, 64), rows=2, length=64, num_pages=10)
+    for row, pages in enumerate(([7, 2, 9], [1, 8, 3])):
+        paged.hold(row, pages)
+    paged.k += 1.0  # whatever others left there
+    for positions in (known, known[:, :1] + 40):
+        asked = {"positions": positions, "attend": CAUSAL, "keep": positions >= 0}
+        found = [model.read(ids(*positions.shape), cache=cache, **asked) for cache in (plain, paged)]
+        assert torch.equal(*found)
+
+
+def test_a_layer_is_few_operations():
+    """What OpenVINO fuses follows from how the graph is written; a small operation costs its start."""
+    body, _ = openvino.graphs(traceable(small(replace(SMALL, depth=6)), "loaded"))
+    compiled = openvino._library().Core().compile_model(body, "CPU", openvino.SETTINGS)
+    kinds = Counter(op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ops())
+    assert kinds["RoPE"] == kinds["Subgraph"] == 6  # a layer's queries and keys are turned at once, attention is one
+    assert kinds["FullyConnected"] == 24
+    assert kinds["ScatterUpdate"] == 12
+    run = sum(count for kind, count in kinds.items() if kind not in ("Const", "Input", "Reshape"))
+    assert run < 200
+
+
 def test_int8_is_the_rounding_of_a_model_loaded_so(models, fast):
     rounded = unmask.load("tiny", quantize="int8").model
     asked = {"positions": torch.arange(12).expand(2, 12), "attend": Attend(kind="full")}
@@ -217,8 +244,8 @@ def test_a_package_that_is_not_here(monkeypatch):
 def test_maps_of_the_same_numbers_are_one_product(shape, precision):
     apart, joined = traceable(small(shape), precision), join(traceable(small(shape), precision))
     for layer in joined.layers:
-        assert isinstance(layer.self_attn.v_proj, Share)
-        assert isinstance(layer.mlp.up_proj, Share) == hasattr(layer.mlp, "gate_proj")
+        assert isinstance(layer.self_attn, JoinedAttention)
+        assert isinstance(layer.mlp, JoinedMLP) == (shape.mlp == "gated")
     with torch.no_grad():
         for one, other in zip(Body(apart)(*example(apart)), Body(joined)(*example(joined)), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

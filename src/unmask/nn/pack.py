@@ -86,6 +86,8 @@ class Pack:
 
     def back(self, x: Tensor) -> Tensor:
         """(N, ...) to (R, W, ...), zeros where nothing is fed."""
+        if len(x) == self.shape[0] * self.shape[1]:
+            return x.view(*self.shape, *x.shape[1:])
         out = x.new_zeros(*self.shape, *x.shape[1:])
         out[self.fed] = x
         return out

@@ -45,6 +45,7 @@ class Compiled:
         self.shape, self.defaults, self.device = model.shape, model.defaults, model.device
         self._body, self._head, self._fit = body, head, fit
         self._like = model.embed_tokens.weight.new_empty(0)
+        self._blank = self._like.new_zeros(self.shape.depth, 1, self.shape.kv_heads, self.shape.head_dim)
 
     def cache(self, rows: int, length: int, spare: int = 0) -> KVCache:
         """An empty cache for `rows` rows of `length` positions and `spare` slots; TooLong beyond `max_length`."""
@@ -87,31 +88,32 @@ class Compiled:
         """Rows of about one width run together; what is fresh is written when all have run."""
         pack, s = Pack.of(positions), self.shape
         flat_tokens, flat_positions, flat_slots = pack.flat(tokens), pack.flat(positions), pack.flat(stand)
-        count = len(flat_tokens)
-        features = self._like.new_empty(count, s.width)
-        fresh = [self._like.new_empty(s.depth, count, s.kv_heads, s.head_dim) for _ in range(2)]
+        found: list[tuple[Tensor, ...]] = []
         for part, known, reach in self._parts(pack, flat_positions, visit):
             rows, width, size = self._fit(len(part.rows), part.width, reach + 1)  # with a slot that is nobody's
-            part = replace(part, width=width)
+            narrow, part = part, replace(part, width=width)
             places = part.spread(flat_positions + 1) - 1
             fed, device = places >= 0, places.device
             slots = part.spread(flat_slots + 1) - 1
             keys = torch.arange(reach, device=device).expand(len(places), reach)
             seen = attend.rows(part.rows).allows(slots.clamp(min=0), keys) & known[:, None, :reach]
             more = rows - len(places)  # rows that are nobody's see nothing, and all of theirs is filler
-            at = F.pad(slots.where(fed, size - 1), (0, 0, 0, more), value=size - 1)
-            at = at + size * torch.arange(rows, device=device)[:, None]
-            past = _past(visit, part, (s.depth, rows, size, s.kv_heads, s.head_dim), self._like)
+            stores = (self._blank, self._blank) if visit is None else (visit.cache.k, visit.cache.v)
             out, *made = self._body(
                 F.pad(part.spread(flat_tokens), (0, 0, 0, more)),
                 F.pad(places.clamp(min=0), (0, 0, 0, more)),
-                at.flatten(),
+                F.pad(slots.where(fed, size - 1), (0, 0, 0, more), value=size - 1),
                 F.pad(seen, (0, size - reach, 0, 0, 0, more)),
-                *past,
+                *(store.view(s.depth, -1, s.kv_heads, s.head_dim) for store in stores),
+                F.pad(_places(visit, part, size, self.device), (0, 0, 0, more)),
             )
-            features[part.at] = out[part.place]
-            for store, new in zip(fresh, made, strict=True):
-                store[:, part.at] = new[:, part.place[0], part.place[1]]
+            found.append((part.at, _fed(out, narrow, 0), *(_fed(new, narrow, 1) for new in made)))
+        _, features, *fresh = found[0]
+        if len(found) > 1:
+            order = torch.cat([at for at, *_ in found]).argsort()
+            features, *fresh = (
+                torch.cat([x[i] for x in found], axis).index_select(axis, order) for i, axis in ((1, 0), (2, 1), (3, 1))
+            )
         if visit is not None:
             _write(visit, fresh)
         return pack.back(features)
@@ -135,17 +137,22 @@ def _slice(part: Part, start: int, stop: int) -> Part:
     return replace(part, rows=part.rows[start:stop], at=part.at[inside], place=(p[inside] - start, w[inside]))
 
 
-def _past(visit: Visit | None, part: Part, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values (layers, R, T, K, d) of a part's rows, of all layers at once; zeros behind the last slot."""
+def _fed(x: Tensor, part: Part, axis: int) -> Tensor:
+    """Of a graph's rows and positions, two axes from `axis` on, those that are fed, as one axis."""
+    rows, width = len(part.rows), part.width
+    if len(part.at) == rows * width:
+        return x.narrow(axis, 0, rows).narrow(axis + 1, 0, width).flatten(axis, axis + 1)
+    p, w = part.place
+    return x.flatten(axis, axis + 1).index_select(axis, p * x.shape[axis + 1] + w)
+
+
+def _places(visit: Visit | None, part: Part, size: int, device: torch.device) -> Tensor:
+    """Where in the stores of a forward the first slots (P, size) of a part's rows lie; behind the last, any will do."""
+    rows = len(part.rows)
     if visit is None:
-        return like.new_zeros(shape), like.new_zeros(shape)
-    cache, rows, size = visit.cache, len(part.rows), min(shape[2], visit.cache.known.shape[1])
-    places = torch.arange(size, device=like.device).repeat(rows)
-    slots = cache.place(visit.rows[part.rows].repeat_interleave(size), places)
-    found = (x.flatten(1, 2).index_select(1, slots).view(shape[0], rows, size, *shape[3:]) for x in (cache.k, cache.v))
-    lacks = (0, 0, 0, 0, 0, shape[2] - size, 0, shape[1] - rows)
-    k, v = (F.pad(x, lacks) if any(lacks) else x for x in found)
-    return k, v
+        return torch.zeros(rows, size, dtype=torch.int64, device=device)
+    slots = torch.arange(size, device=device).clamp(max=visit.cache.known.shape[1] - 1)
+    return visit.cache.place(visit.rows[part.rows].repeat_interleave(size), slots.repeat(rows)).view(rows, size)
 
 
 def _write(visit: Visit, fresh: list[Tensor]) -> None:

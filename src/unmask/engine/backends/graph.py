@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from unmask.base.denoiser import Denoiser
 from unmask.base.errors import UnknownName, Unsupported
-from unmask.models.backbone import Scene, Transformer
+from unmask.models.backbone import Attention, Scene, Shape, Transformer
+from unmask.nn.mlp import GatedMLP
 from unmask.nn.quantize import RoundedLinear, int8, rounds
 from unmask.nn.rotary import turns
 
-INPUTS = ("tokens", "positions", "slots", "mask", "past_k", "past_v")
-"""Of the graph of features: tokens and positions (R, W) int64; slots (R * W,) int64, where the fed positions stand
-among the R * T slots of all rows; the mask (R, W, T) bool; keys and values (layers, R, T, K, head_dim), which are
-overwritten where something is fed. Keys are summed over in the order of their slots, so that what is cached makes no
-difference."""
+INPUTS = ("tokens", "positions", "slots", "mask", "store_k", "store_v", "places")
+"""Of the graph of features: tokens and positions (R, W) int64; slots (R, W) int64, where among the T slots of their row
+the fed positions stand; the mask (R, W, T) bool; stores of keys and values (layers, S, K, head_dim); places (R, T)
+int64, where in the stores the slots of a row lie. Keys are summed over in the order of their slots, fresh ones in the
+place of what lay there, so that what is cached makes no difference."""
 OUTPUTS = ("features", "fresh_k", "fresh_v")
 """(R, W, D), and twice (layers, R, W, K, head_dim)."""
 HEAD_INPUTS, HEAD_OUTPUTS = ("features",), ("logits",)
@@ -57,53 +58,66 @@ def _int8(model: Transformer, name: str, module: nn.Module) -> nn.Module | None:
     return _loaded(model, name, module)
 
 
-JOINED = (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj"))
-"""Maps of a layer that all take the same numbers."""
-
-
-class Share(nn.Module):
-    """One of several maps of the same numbers that are one product: who is asked first makes it, the others wait.
+class JoinedAttention(nn.Module):
+    """An `Attention` whose queries, keys and values are one product, turned at once: small operations cost their start.
 
     Args:
-        made: where the parts lie, the same list for all of them.
-        index: which part.
-        product, sizes: of the first one, the product and how many numbers each part has.
+        attention: the one in whose place this stands.
+        product: its three maps as one.
     """
 
-    def __init__(
-        self, made: list[Tensor], index: int, product: nn.Module | None = None, sizes: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, attention: Attention, product: nn.Module) -> None:
         super().__init__()
-        self.product, self.made, self.index, self.sizes = product, made, index, list(sizes)
+        self.shape, self.layer, self.product, self.o_proj = attention.shape, attention.layer, product, attention.o_proj
+        if self.shape.qk_norm:
+            self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
+
+    def forward(self, x: Tensor, scene: Scene) -> Tensor:
+        """(R, W, D) to (R, W, D)."""
+        shape, mix = self.shape, scene.mix
+        assert isinstance(mix, Mixer)
+        sizes = [shape.heads, shape.kv_heads, shape.kv_heads]
+        qkv = self.product(x).unflatten(-1, (sum(sizes), shape.head_dim))
+        if shape.qk_norm:
+            q, k, v = qkv.split(sizes, dim=2)
+            qkv = torch.cat([self.q_norm(q), self.k_norm(k), v], dim=2)
+        if scene.turns is not None:
+            qkv = mix.turned(qkv, *scene.turns)
+        q, k, v = qkv.split(sizes, dim=2)
+        return self.o_proj(mix(self.layer, q, k, v).flatten(-2))
+
+
+class JoinedMLP(nn.Module):
+    """A `GatedMLP` whose gate and upward map are one product."""
+
+    def __init__(self, mlp: GatedMLP, product: nn.Module) -> None:
+        super().__init__()
+        self.product, self.activation, self.down_proj = product, mlp.activation, mlp.down_proj
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) to (..., outputs)."""
-        if self.product is not None:
-            self.made[:] = self.product(x).split(self.sizes, dim=-1)
-        return self.made[self.index]
+        """(..., width) to (..., width)."""
+        gate, up = self.product(x).chunk(2, dim=-1)
+        return self.down_proj(self.activation(gate) * up)
+
+
+JOINED: tuple[tuple[str, type, tuple[str, ...], Callable[[Any, nn.Module], nn.Module]], ...] = (
+    ("self_attn", Attention, ("q_proj", "k_proj", "v_proj"), JoinedAttention),
+    ("mlp", GatedMLP, ("gate_proj", "up_proj"), JoinedMLP),
+)
+"""Parts of a layer, their kind, maps of theirs that take the same numbers, and what has these as one product."""
 
 
 def join(model: Transformer) -> Transformer:
     """A `traceable` model, changed: maps of the same numbers are one product, of which each output is what it was.
 
-    Runtimes that start every product by itself are faster so, where rows are few.
+    Runtimes that start every operation by itself are faster so, where rows are few.
     """
     for layer in model.layers:
-        for names in JOINED:
-            maps = [_module(layer, name) for name in names]
-            if (product := _product(maps)) is None:
-                continue
-            sizes, made = [len(one.weight) for one in maps], list[Tensor]()
-            for i, name in enumerate(names):
-                above, _, last = name.rpartition(".")
-                first = (product, sizes) if i == 0 else ()
-                setattr(layer.get_submodule(above), last, Share(made, i, *first))
+        for part, kind, names, joined in JOINED:
+            one = getattr(layer, part)
+            if type(one) is kind and (product := _product([getattr(one, name) for name in names])) is not None:
+                setattr(layer, part, joined(one, product))
     return model
-
-
-def _module(layer: nn.Module, name: str) -> Any:
-    above, _, last = name.rpartition(".")
-    return getattr(layer.get_submodule(above), last, None)
 
 
 def _product(maps: Sequence[Any]) -> nn.Module | None:
@@ -133,29 +147,62 @@ class Mixer:
     """Attention over what is known and what is fresh, which it collects.
 
     Args:
-        slots, mask, past: see `INPUTS`.
-        group: query heads of a key head; they are looked at as further queries, so that no key is copied.
+        slots, mask, stores, places: see `INPUTS`; without places, slot t of row r lies at r * T + t.
+        shape: of the model.
     """
 
-    def __init__(self, slots: Tensor, mask: Tensor, past: tuple[Tensor, Tensor], group: int) -> None:
-        seeing = mask.any(-1)  # a query that sees nothing is let see all, and gets zeros
-        self.mask = (mask | ~seeing[..., None])[:, None].repeat(1, 1, group, 1)
-        self.seeing = seeing[..., None, None].to(past[0].dtype)
-        self.slots, self.group = slots, group
-        self.past, self.places = [x.unbind(0) for x in past], past[0].shape[1:3]  # (R, T)
+    def __init__(
+        self, slots: Tensor, mask: Tensor, stores: tuple[Tensor, Tensor], places: Tensor | None, shape: Shape
+    ) -> None:
+        self.shape, self.group, self.rows = shape, shape.heads // shape.kv_heads, mask.shape[0]
+        # Query heads of a key head are looked at as further queries, so that no key is copied. A query that sees
+        # nothing is let see all, and gets zeros.
+        seeing = mask.any(-1, keepdim=True)
+        self.mask = (mask | ~seeing)[:, None].repeat(1, 1, self.group, 1)
+        self.seeing = seeing[:, None].repeat(1, 1, self.group, 1).to(stores[0].dtype)
+        self.at = (slots + torch.arange(self.rows, device=slots.device)[:, None] * mask.shape[2]).flatten()
+        self.places = None
+        if places is None:
+            self.stores: list[Any] = [store.flatten(-2).unbind(0) for store in stores]
+        else:
+            starts = torch.arange(shape.depth, device=places.device) * stores[0].shape[1]
+            self.stores = [store.flatten(0, 1).flatten(-2) for store in stores]
+            self.places = (places.flatten() + starts[:, None]).unbind(0)
+        self.wide: list[Tensor] = []
         self.fresh: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(R, W, H, d) and fresh (R, W, K, d) to (R, W, H, d)."""
         self.fresh.append((k, v))
-        keys, values = (
-            past[layer].flatten(0, 1).index_copy(0, self.slots, new.flatten(0, 1)).unflatten(0, self.places)
-            for past, new in zip(self.past, (k, v), strict=True)
+        keys, values = (self._all(store, layer, new) for store, new in zip(self.stores, (k, v), strict=True))
+        q = q.unflatten(2, (self.shape.kv_heads, self.group)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (R, K, g * W, d)
+        # Scaled here, or a runtime scales all keys.
+        q = q * self.shape.head_dim**-0.5
+        out = F.scaled_dot_product_attention(
+            q, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=self.mask, scale=1.0
         )
-        width, heads = q.shape[1], k.shape[2]
-        q = q.unflatten(2, (heads, self.group)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (R, K, group * W, d)
-        out = F.scaled_dot_product_attention(q, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=self.mask)
-        return out.unflatten(2, (self.group, width)).permute(0, 3, 1, 2, 4).flatten(2, 3) * self.seeing
+        return (out * self.seeing).unflatten(2, (self.group, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+    def turned(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries and keys turned, values as they are, (R, W, H + 2K, d) all; cosines and sines from `turns`.
+
+        Written as OpenVINO knows it as one operation: cosines of whole heads, parts along axis 3, together along -1.
+        """
+        shape = self.shape
+        if not self.wide:  # of all heads; values are turned by no angle
+            turning, still = shape.heads + shape.kv_heads, (0, 0, 0, shape.kv_heads)
+            self.wide = [F.pad(x.repeat(1, 1, turning, 2), still, value=at_0) for x, at_0 in ((cos, 1.0), (sin, 0.0))]
+        size = shape.rotary_dim
+        x, *rest = qkv.split([size, shape.head_dim - size], dim=3) if size < shape.head_dim else (qkv,)
+        first, second = x.split([size // 2, size // 2], dim=3)
+        x = x * self.wide[0] + torch.cat([second * -1.0, first], dim=-1) * self.wide[1]
+        return torch.cat([x, *rest], dim=3) if rest else x
+
+    def _all(self, store: Any, layer: int, fresh: Tensor) -> Tensor:
+        """Keys or values (R, T, K, d) of all slots."""
+        found = store[layer] if self.places is None else F.embedding(self.places[layer], store)
+        found = found.index_copy(0, self.at, fresh.flatten(0, 1).flatten(-2))
+        return found.view(self.rows, -1, self.shape.kv_heads, self.shape.head_dim)
 
 
 class Body(nn.Module):
@@ -166,9 +213,16 @@ class Body(nn.Module):
         self.model = model
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, slots: Tensor, mask: Tensor, past_k: Tensor, past_v: Tensor
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        mask: Tensor,
+        store_k: Tensor,
+        store_v: Tensor,
+        places: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `INPUTS` and `OUTPUTS`."""
+        """See `INPUTS`, `OUTPUTS` and `Mixer`."""
         model, shape, turn = self.model, self.model.shape, None
         x = model.embed_tokens(tokens)
         if shape.embedding_scale != 1.0:
@@ -177,7 +231,7 @@ class Body(nn.Module):
             x = x + model.embed_positions(positions)
         else:
             turn = turns(positions, shape.rotary_dim, shape.rope_theta, shape.rope_scaling)
-        mixer = Mixer(slots, mask, (past_k, past_v), shape.heads // shape.kv_heads)
+        mixer = Mixer(slots, mask, (store_k, store_v), places, shape)
         scene = Scene(mix=mixer, turns=turn, condition=None)
         for layer in model.layers:
             x = layer(x, scene)
@@ -253,8 +307,8 @@ def exported(model: Transformer) -> tuple[torch.export.ExportedProgram, torch.ex
     """The graphs of features and of logits, from a model that is `traceable`; all sizes but its own are open."""
     wide, any_ = torch.zeros(2, model.shape.width), torch.export.Dim.DYNAMIC
     sizes = {0: any_, 1: any_}
-    past = {1: any_, 2: any_}
-    body = (sizes, sizes, {0: any_}, {0: any_, 1: any_, 2: any_}, past, past)
+    store = {1: any_}
+    body = (sizes, sizes, sizes, {0: any_, 1: any_, 2: any_}, store, store, sizes)
     with torch.no_grad():
         return (
             torch.export.export(Body(model), example(model), dynamic_shapes=body),
@@ -267,6 +321,7 @@ def example(model: Transformer) -> tuple[Tensor, ...]:
     shape, rows, width, size = model.shape, 2, 3, 8
     tokens = torch.arange(rows * width).view(rows, width) % shape.vocab_size
     positions = torch.arange(width).expand(rows, width).contiguous() % shape.max_length
-    slots = (positions + size * torch.arange(rows)[:, None]).flatten()
-    past = torch.zeros(shape.depth, rows, size, shape.kv_heads, shape.head_dim)
-    return tokens, positions, slots, torch.ones(rows, width, size, dtype=torch.bool), past, past.clone()
+    store = torch.zeros(shape.depth, rows * size + 1, shape.kv_heads, shape.head_dim)
+    places = torch.arange(rows * size).view(rows, size)
+    mask = torch.ones(rows, width, size, dtype=torch.bool)
+    return tokens, positions, positions.clone(), mask, store, store.clone(), places

@@ -105,7 +105,7 @@ class Inductor(Compiled):
         self._cuda = device.type == "cuda"
         self._packed = not self._cuda and all(type(x) is torch.nn.Parameter for x in _maps(network))
         self._graph = torch.compile(Body(network), fullgraph=True, dynamic=False, mode=mode or MODES[device.type])
-        super().__init__(network, self._run, lambda features: (network.head(features),), fit=self.buckets.fit)
+        super().__init__(network, self._gathered, lambda features: (network.head(features),), fit=self.buckets.fit)
 
     def warm(self, rows: Iterable[int], widths: Iterable[int], lengths: Iterable[int]) -> list[Sizes]:
         """Compile what forwards of these sizes need, for all of their combinations.
@@ -130,8 +130,17 @@ class Inductor(Compiled):
         (rows, width, slots), s = sizes, self.shape
         tokens = torch.zeros(rows, width, dtype=torch.int64, device=self.device)
         mask = torch.zeros(rows, width, slots, dtype=torch.bool, device=self.device)
-        past = self._like.new_zeros(s.depth, rows, slots, s.kv_heads, s.head_dim)
-        return tokens, tokens.clone(), tokens.flatten().clone(), mask, past, past.clone()
+        past = self._like.new_zeros(s.depth, rows * slots, s.kv_heads, s.head_dim)
+        return tokens, tokens.clone(), tokens.clone(), mask, past, past.clone()
+
+    def _gathered(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run with the slots of the rows alone: a graph of static sizes must not know how large a cache is.
+
+        Keys and values are gone with the next run.
+        """
+        *others, k, v, places = inputs
+        features, *fresh = self._run(*others, *(store.index_select(1, places.flatten()) for store in (k, v)))
+        return features.clone(), *fresh
 
     @torch.inference_mode()
     def _run(self, *inputs: Tensor) -> tuple[Tensor, ...]:

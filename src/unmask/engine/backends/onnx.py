@@ -21,6 +21,7 @@ from unmask.engine.backends.graph import (
     INPUTS,
     OUTPUTS,
     exported,
+    join,
     traceable,
 )
 
@@ -54,7 +55,7 @@ def save(model: Denoiser, folder: Path, precision: str = "loaded") -> list[Path]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses packages that nobody needs here
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of what it does itself
-        for program, file, (inputs, outputs) in zip(exported(twin), FILES, names, strict=True):
+        for program, file, (inputs, outputs) in zip(exported(join(twin)), FILES, names, strict=True):
             made: Any = torch.onnx.export(program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False)
             made.save(folder / file, external_data=True)
     return sorted(folder / name for file in FILES for name in (file, f"{file}.data"))

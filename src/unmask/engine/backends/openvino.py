@@ -6,6 +6,7 @@ It turns the graphs of `unmask.engine.backends.graph` into compiled ones, or wri
 masks are not its business.
 """
 
+import importlib
 import sys
 import warnings
 from functools import partial
@@ -87,11 +88,18 @@ def _convert(module: Module, given: tuple[Tensor, ...], inputs: tuple[str, ...],
         # torch would rather see torch.export, which takes fifteen times as long for the same graph.
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.trace(module, given, check_trace=False)
-        graph = _library().convert_model(traced, example_input=given)
+        extension = _library("frontend.pytorch").ConversionExtension("aten::index_copy", _copied)
+        graph = _library().convert_model(traced, example_input=given, extension=[extension])
     for ports, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
         for port, name in zip(ports, names, strict=True):
             port.get_tensor().set_names({name})
     return graph
+
+
+def _copied(call: Any) -> Any:
+    """`index_copy` as one operation; the frontend's own words for it take three."""
+    into, axis, index, new = map(call.get_input, range(4))
+    return _library("opset13").scatter_update(into, index, new, axis).outputs()
 
 
 def _run(graph: Any) -> Run:
@@ -105,21 +113,20 @@ def _run(graph: Any) -> Run:
         for i, x in enumerate(held):
             request.set_input_tensor(i, library.Tensor(x, shared_memory=True))
         request.infer()
-        return tuple(torch.from_numpy(x.data).clone() for x in request.output_tensors)
+        return tuple(torch.from_numpy(x.data.copy()) for x in request.output_tensors)
 
     return run
 
 
-def _library() -> Any:
-    """The package, without the one that tells its maker about every import."""
+def _library(part: str = "") -> Any:
+    """The package or a part of it, without the one that tells its maker about every import."""
     quiet = "openvino_telemetry" not in sys.modules
     if quiet:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
-        import openvino
+        return importlib.import_module(f"openvino.{part}".rstrip("."))
     except ImportError as error:
         raise Unsupported("backend 'openvino' needs openvino; install it with: pip install 'unmask[cpu]'") from error
     finally:
         if quiet:
             del sys.modules["openvino_telemetry"]
-    return openvino
