@@ -211,7 +211,7 @@ class Heard:
         first, last = self.listed.first[kind], self.listed.first[kind + 1]
         sums = self.sums[row, first:last].cumsum()
         if sums[-1] >= nats.TINY:
-            run = min(int(np.searchsorted(sums, coin * sums[-1], side="right")), len(sums) - 1)
+            run = min(int(sums.searchsorted(coin * sums[-1], side="right")), len(sums) - 1)
             begin += _RUN * run
             own = self._relative(row, begin, min(begin + _RUN, end))
             return int(self.listed.tokens[begin + fallen(own, coin * sums[-1] - (sums[run - 1] if run else 0.0))])

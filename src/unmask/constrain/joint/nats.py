@@ -49,9 +49,11 @@ def drawn(worth: np.ndarray, coin: np.ndarray) -> np.ndarray:
 
 def fallen(nats: np.ndarray, mark: float) -> int:
     """Which of nats (M,) takes the sum of their numbers beyond a mark; the last if none does, and never one of -inf."""
-    at = int(np.searchsorted(numbers(nats).cumsum(), mark, side="right"))
-    held = np.flatnonzero(nats > -np.inf)
-    return int(held[min(int(np.searchsorted(held, at)), len(held) - 1)])
+    at = int(numbers(nats).cumsum().searchsorted(mark, side="right"))
+    if at < len(nats) and nats[at] > -np.inf:
+        return at
+    held = np.flatnonzero(nats > -np.inf)  # rounded down, or up
+    return int(held[min(int(held.searchsorted(at)), len(held) - 1)])
 
 
 def rows_of(nats: np.ndarray, which: np.ndarray) -> np.ndarray:

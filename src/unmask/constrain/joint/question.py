@@ -22,7 +22,7 @@ from unmask.constrain.automata.automaton import END, NEVER, Automaton
 from unmask.constrain.automata.machine import ragged
 from unmask.constrain.joint.heard import Heard, Lists
 from unmask.constrain.joint.nats import coins, drawn, rows_of
-from unmask.constrain.joint.reading import Reading
+from unmask.constrain.joint.reading import Reading, allowed
 from unmask.constrain.joint.walk import Choice, Problem, walk
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ class Question:
         for number, own in enumerate(by_automaton.values()):
             at, automaton = np.concatenate([part.at for part in own]), own[0].read.span.automaton
             if narrow:
-                bits = np.concatenate([np.packbits(part.read.allowed(part.offsets), axis=1) for part in own])
+                bits = np.packbits(allowed([(part.read, part.offsets) for part in own]), axis=1)
                 rows = np.ascontiguousarray(bits).view(f"V{bits.shape[1]}")[:, 0]
                 _, one, kind = np.unique(rows, return_index=True, return_inverse=True)
                 kinds = np.unpackbits(bits[one], axis=1, count=automaton.num_classes).view(bool)
@@ -187,9 +187,10 @@ class Question:
         """(M,) the tokens that are together the most probable ones, of those cells that are true in `which` (N,)."""
         found = np.zeros(len(which), np.int64)
         for group in self._groups:
-            parts = _asked(group, which)
-            for part, worth in zip(parts, self._chosen(group, parts, _highest, total=False), strict=True):
-                found[part.at] = self._tokens(part.at, worth.argmax(1), None)
+            if parts := _asked(group, which):
+                worth = np.concatenate(self._chosen(group, parts, _highest, total=False))
+                at = np.concatenate([part.at for part in parts])
+                found[at] = self._tokens(at, worth.argmax(1), None)
         return found[which]
 
     def sample(self, which: np.ndarray, seed: Tensor, turn: Tensor) -> np.ndarray:
@@ -214,10 +215,12 @@ class Question:
             ) -> np.ndarray:
                 return drawn(worth, ways[k, at - begins[k]])
 
-            for part, worth in zip(parts, self._chosen(group, parts, choose, total=True), strict=True):
-                at, position = torch.from_numpy(part.at), torch.from_numpy(part.read.span.start + part.offsets)
-                kinds, tokens = (coins(seed[at], name, turn[at], position) for name in ("joint class", "joint token"))
-                found[part.at] = self._tokens(part.at, drawn(worth, kinds), tokens)
+            at = np.concatenate([part.at for part in parts])
+            position = torch.from_numpy(np.concatenate([part.read.span.start + part.offsets for part in parts]))
+            own, when = (x[torch.from_numpy(at)] for x in (seed, turn))
+            kinds, tokens = (coins(own, name, when, position) for name in ("joint class", "joint token"))
+            worth = np.concatenate(self._chosen(group, parts, choose, total=True))
+            found[at] = self._tokens(at, drawn(worth, kinds), tokens)
         return found[which]
 
     def nats(self, cells: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -240,7 +243,7 @@ class Question:
             problems, number = [Problem(parts[i].read, parts[i].offsets, tables[i]) for i in which], np.array(which)
             return walk(problems, lambda k, at, worth: choose(number[k], at, worth), total=total)
 
-        found = walked(range(len(parts))) if parts else []
+        found = walked(range(len(parts)))
         if none := [i for i, labels in enumerate(found) if labels is None]:  # only with tokens of no probability, then
             for i in none:
                 may = group.kinds[group.kind[self._place[parts[i].at]]] & (np.diff(group.automaton.by_class[1]) > 0)
