@@ -2,7 +2,7 @@
 
 Two collections: the JSON-Schema-Test-Suite (the Debian package json-schema-test-suite, whose latest is draft 7) and
 `tests/constrain/corpus`, two hundred schemas as people write them. For each one that is accepted, `tiny` and a network
-of its shape that has learnt nothing write texts with six decoders, more are drawn from all that fit without a network,
+of one layer that has learnt nothing write texts with six decoders, more are drawn from all that fit without a network,
 and `jsonschema` judges them: as draft 2020-12 with
 formats, and as the draft that the schema names (the suite: draft 7), if that is another. What is refused is counted by
 the keyword that is named.
@@ -18,6 +18,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def main() -> None:
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     tiny = load("tiny", device="cpu")
-    network = Transformer(tiny.model.shape, tiny.model.vocab, tiny.model.traits, seed=1)
+    network = Transformer(replace(tiny.model.shape, depth=1), tiny.model.vocab, tiny.model.traits, seed=1)
     models = {"untrained": LanguageModel(network, tiny.tokenizer, name="untrained"), "tiny": tiny}
     tiny.controls.automata = models["untrained"].controls.automata
     done = {}

@@ -243,6 +243,12 @@ class Automaton:
         return _some(self.edges.first)
 
     @cached_property
+    def members(self) -> tuple[np.ndarray, np.ndarray]:
+        """The classes that labels hold, and where the labels of each begin in `Edges.class_label`."""
+        begins = np.flatnonzero(np.diff(self.edges.by_class, prepend=-1))
+        return self.edges.by_class[begins], begins
+
+    @cached_property
     def by_class(self) -> tuple[np.ndarray, np.ndarray]:
         """(V,) the tokens sorted by class, and (C + 1,) where each class begins."""
         order = np.argsort(self.class_of, kind="stable")

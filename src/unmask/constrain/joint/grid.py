@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unmask.constrain.joint.nats import numbers
 from unmask.constrain.joint.reading import OPEN
 
 if TYPE_CHECKING:
@@ -34,14 +35,12 @@ def through(road: "Road", start: np.ndarray, choose: "Choice") -> tuple[np.ndarr
     source, label, known = road.automaton.entries
     adds = _adds(road, label, known)
     ways, worth = np.empty_like(adds), [np.where(start, 0.0, -np.inf)]
-    with np.errstate(divide="ignore"):
-        for step in range(len(adds)):
-            np.add(worth[-1][:, source], adds[step], out=ways[step])
-            best = ways[step].max(2)
-            if road.total:
-                np.maximum(best, _LEAST, out=best)
-                best += np.log(np.exp(ways[step] - best[..., None]).sum(2))
-            worth.append(best)
+    for step in range(len(adds)):
+        np.add(worth[-1][:, source], adds[step], out=ways[step])
+        best = ways[step].max(2)
+        if road.total:
+            best += np.log(numbers(ways[step] - np.maximum(best, _LEAST)[..., None]).sum(2))
+        worth.append(best)
     last = np.array([worth[steps][k] for k, steps in enumerate(road.steps)])
     alive = np.asarray((last > -np.inf).any(1))
     when, k, state = np.nonzero(ways.max(3) > -np.inf)

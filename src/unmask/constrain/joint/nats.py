@@ -12,8 +12,9 @@ from unmask.base import seeds
 TINY = 1e-280
 """Sums of linear numbers below it may have lost something that counts; of those above all that is lost is rounding."""
 
-_LOOK = 64
-"""Numbers of a row that tell whether all of them are of float32: one of float64 passes once in 2^29."""
+_LOWEST, LEAST = -700.0, 1e-305
+"""Nats that numbers are made of at least, and what is less than any such number: nothing beside `TINY`. Logarithms of 0
+and numbers of -inf or too small for a float64 take the processor ten to a hundred times as long."""
 
 
 def alone(log_probs: Tensor, positions: Tensor, keys: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -32,55 +33,40 @@ def coins(seed: Tensor, purpose: str, turn: Tensor, at: Tensor) -> np.ndarray:
     return found
 
 
+def numbers(nats: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The numbers of nats that are to be added up; 1e-304 for all that is less, and for -inf."""
+    return np.exp(np.maximum(nats, _LOWEST, out=out), out=out)
+
+
 def drawn(worth: np.ndarray, coin: np.ndarray) -> np.ndarray:
     """(N,) which of nats (N, M) each coin (N,) falls on; never one of -inf."""
-    mass = np.exp(worth - worth.max(1, keepdims=True)).cumsum(1)
+    mass = numbers(worth - worth.max(1, keepdims=True)).cumsum(1)
     at = (mass <= coin[:, None] * mass[:, -1:]).sum(1)
     last = worth.shape[1] - 1 - (worth[:, ::-1] > -np.inf).argmax(1)
     found: np.ndarray = np.minimum(at, last)
     return found
 
 
-def compact(nats: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """A copy of nats (N, M) in float32 if that is what they were, as those of most networks are, or else in float64."""
-    some = np.column_stack([nats[:, :_LOOK], top])
-    return nats.astype(np.float32 if bool((some.astype(np.float32) == some).all()) else np.float64)
+def fallen(nats: np.ndarray, mark: float) -> int:
+    """Which of nats (M,) takes the sum of their numbers beyond a mark; the last if none does, and never one of -inf."""
+    at = int(numbers(nats).cumsum().searchsorted(mark, side="right"))
+    if at < len(nats) and nats[at] > -np.inf:
+        return at
+    held = np.flatnonzero(nats > -np.inf)  # rounded down, or up
+    return int(held[min(int(held.searchsorted(at)), len(held) - 1)])
 
 
 def rows_of(nats: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Those rows of nats (N, M) that are true in `which`; all of them without a copy."""
-    return nats if bool(which.all()) else nats[which]
-
-
-def log_sums(nats: np.ndarray, warm: np.ndarray, begins: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """(N, C) nats of runs of tokens together, at temperatures (N, 1).
-
-    Args:
-        nats: (N, M) of tokens, the greatest of each row 0; used up.
-        wanted: (N, C) bool, which of the runs count for a row.
-    """
-    nats = nats if bool((warm == 1).all()) else np.divide(nats, warm, out=nats)
-    numbers = np.exp(nats)
-    sums = np.add.reduceat(numbers, begins, axis=1)
-    with np.errstate(divide="ignore"):
-        found: np.ndarray = np.log(sums)
-    ends = np.append(begins[1:], nats.shape[1])
-    for row, run in zip(*np.nonzero((sums < TINY) & wanted), strict=True):  # it may be little beside the best token
-        own = nats[row, begins[run] : ends[run]]
-        best = own.max()
-        if best > -np.inf:
-            found[row, run] = np.log(np.exp(own - best).sum()) + best
-    return found
+    """Rows (R,) in rising order of nats (N, M); all of them without a copy."""
+    return nats if len(which) == len(nats) else nats[which]
 
 
 def runs(nats: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """(R,) the nats of the sums of runs of so many numbers (R,) each, given as nats one after the other; used up."""
     begins = counts.cumsum() - counts
     best = np.maximum.reduceat(nats, begins)
-    best[best == -np.inf] = 0.0
-    nats -= np.repeat(best, counts)
-    with np.errstate(divide="ignore"):
-        found: np.ndarray = np.log(np.add.reduceat(np.exp(nats, out=nats), begins))
+    nats -= np.repeat(np.where(best > -np.inf, best, 0.0), counts)
+    found: np.ndarray = np.log(np.add.reduceat(numbers(nats, nats), begins))
     return np.add(found, best, out=found)
 
 
@@ -90,5 +76,4 @@ def joined(worth: np.ndarray, *, total: bool) -> np.ndarray:
     if not total or worth.shape[1] == 1:
         return best
     safe = np.where(best > -np.inf, best, 0.0)
-    with np.errstate(divide="ignore"):
-        return np.log(np.exp(worth - safe[:, None]).sum(1)) + safe
+    return np.log(numbers(worth - safe[:, None]).sum(1)) + best

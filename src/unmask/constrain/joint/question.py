@@ -9,10 +9,10 @@ It does not know rows or canvases; `holes` asks about spans.
 Source: Suresh et al. 2025, DINGO, arXiv:2505.23061 (the best string over position x state).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from unmask.constrain.automata.automaton import END, NEVER, Automaton
 from unmask.constrain.automata.machine import ragged
-from unmask.constrain.joint.nats import coins, compact, drawn, log_sums, rows_of
-from unmask.constrain.joint.reading import Reading
+from unmask.constrain.joint.heard import Heard, Lists
+from unmask.constrain.joint.nats import coins, drawn, rows_of
+from unmask.constrain.joint.reading import Reading, allowed
 from unmask.constrain.joint.walk import Choice, Problem, walk
 
 T = TypeVar("T")
@@ -39,63 +40,6 @@ class Part:
     offsets: np.ndarray
 
 
-class Lists:
-    """What follows from a set of classes about all tokens; the last few that were asked for are remembered.
-
-    Args:
-        most: how many; each is of some 8 bytes a token.
-    """
-
-    def __init__(self, most: int = 48) -> None:
-        self.most = most
-        self._known: dict[tuple[Automaton, str, bytes], Any] = {}
-
-    def cap(self, automaton: Automaton, classes: np.ndarray) -> Tensor:
-        """(V,) float64: the most that logits may be; infinity, or minus infinity where a token is of no such class."""
-
-        def make() -> Tensor:
-            return torch.from_numpy(np.where(classes, np.inf, -np.inf)[automaton.class_of])
-
-        return self._get((automaton, "cap", classes.tobytes()), make)
-
-    def sorted(self, automaton: Automaton, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The tokens of classes (C,) bool, sorted by class; where classes begin (C + 1,); those that have any."""
-
-        def make() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            order, begins = automaton.by_class
-            counts = np.where(classes, np.diff(begins), 0)
-            some = np.flatnonzero(counts)
-            return order[ragged(begins[some], begins[some + 1])], np.append(0, counts.cumsum()), some
-
-        return self._get((automaton, "sorted", classes.tobytes()), make)
-
-    def _get(self, key: tuple[Automaton, str, bytes], make: Callable[[], T]) -> T:
-        found = self._known.pop(key, None)
-        found = make() if found is None else found
-        self._known[key] = found  # the last one now
-        if len(self._known) > self.most:
-            del self._known[next(iter(self._known))]
-        return cast(T, found)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
-    """What was heard of some cells (N,): nats (N, M) of M tokens, sorted by class.
-
-    Args:
-        tokens: (M,) which they are.
-        begins: (C + 1,) where each class begins among them.
-        top: (N,) the greatest of each cell.
-        whole: (N, M) log-probabilities with what was left out of `nats` in it; None where nothing was.
-    """
-
-    nats: np.ndarray
-    tokens: np.ndarray
-    begins: np.ndarray
-    top: np.ndarray
-    whole: np.ndarray | None
-
-
 @dataclass(eq=False)
 class _Group:
     """Cells whose spans have one automaton.
@@ -109,13 +53,6 @@ class _Group:
     at: np.ndarray
     kind: np.ndarray
     kinds: np.ndarray
-    scratch: np.ndarray = field(default_factory=lambda: np.empty(0))
-
-    def room(self, num_rows: int, num_tokens: int) -> np.ndarray:
-        """(N, M) numbers to work on, in the same place each time: fresh memory costs more than what is done with it."""
-        if num_rows * num_tokens > len(self.scratch):
-            self.scratch = np.empty(num_rows * num_tokens)
-        return self.scratch[: num_rows * num_tokens].reshape(num_rows, num_tokens)
 
     @cached_property
     def best(self) -> np.ndarray:
@@ -150,10 +87,9 @@ class Question:
     def __init__(self, parts: Sequence[Part], num_cells: int, lists: Lists, *, narrow: bool) -> None:
         self._lists = lists
         self.heard = np.zeros(num_cells, bool)
-        self._warm = np.zeros(num_cells)
         self._group, self._place = np.full(num_cells, -1), np.zeros(num_cells, np.int64)
         self._piece, self._row = np.zeros(num_cells, np.int64), np.zeros(num_cells, np.int64)
-        self._pieces: list[_Piece] = []
+        self._pieces: list[Heard] = []
         self._groups = []
         by_automaton: dict[int, list[Part]] = {}
         for part in parts:
@@ -161,7 +97,7 @@ class Question:
         for number, own in enumerate(by_automaton.values()):
             at, automaton = np.concatenate([part.at for part in own]), own[0].read.span.automaton
             if narrow:
-                bits = np.concatenate([np.packbits(part.read.allowed(part.offsets), axis=1) for part in own])
+                bits = np.packbits(allowed([(part.read, part.offsets) for part in own]), axis=1)
                 rows = np.ascontiguousarray(bits).view(f"V{bits.shape[1]}")[:, 0]
                 _, one, kind = np.unique(rows, return_index=True, return_inverse=True)
                 kinds = np.unpackbits(bits[one], axis=1, count=automaton.num_classes).view(bool)
@@ -207,8 +143,11 @@ class Question:
         begins = [n for n in range(len(cells)) if not n or groups[n] is not groups[n - 1] or kinds[n] != kinds[n - 1]]
         for first, last in zip(begins, [*begins[1:], len(cells)], strict=True):  # runs of one kind
             part = logits[first:last]
-            cap = self._lists.cap(groups[first].automaton, groups[first].kinds[kinds[first]])
-            torch.minimum(part, cap.to(part.device), out=part)
+            tokens, cap = self._lists.barred(groups[first].automaton, groups[first].kinds[kinds[first]])
+            if tokens is not None:
+                part.index_fill_(1, tokens.to(part.device), -torch.inf)
+            elif cap is not None:
+                torch.minimum(part, cap.to(part.device), out=part)
 
     def hear(
         self, cells: np.ndarray, nats: Tensor, warm: np.ndarray, *, best: np.ndarray, left: Tensor | None = None
@@ -233,32 +172,25 @@ class Question:
     ) -> None:
         place = self._place[cells]
         classes = group.kinds[group.kind[place]]
-        tokens, begins, some = self._lists.sorted(group.automaton, classes.any(0))
-        said, whole = nats.cpu().double(), None
-        part = group.room(len(cells), len(tokens))
-        (said if left is None else left.cpu().double()).numpy().take(tokens, axis=1, out=part, mode="clip")
-        if left is not None:
-            whole = (said - said.logsumexp(1, keepdim=True)).numpy().take(tokens, axis=1)
-        top = part.max(1, initial=-np.inf)
+        said = nats.cpu(), None if left is None else left.cpu()
+        listed = self._lists.sorted(group.automaton, classes.any(0))
+        heard, peaks, totals = Heard.of(listed, classes, said, (warm, best))
         self._piece[cells], self._row[cells] = len(self._pieces), np.arange(len(cells))
-        self._pieces.append(_Piece(compact(part, top), tokens, begins, top, whole))
-        self._warm[cells], self.heard[cells] = warm, ~np.isnan(top)
-        if len(some) and bool(best.any()):
-            group.best[place[best, None], some] = np.maximum.reduceat(rows_of(part, best), begins[some], axis=1)
-        if len(some) and bool((draws := warm > 0).any()):
-            highest, cool = np.where(top > -np.inf, top, 0.0)[draws, None], warm[draws, None].clip(min=1e-6)
-            own = rows_of(part, draws)
-            np.subtract(own, highest, out=own)
-            found = log_sums(own, cool, begins[some], classes[draws][:, some])
-            group.total[place[draws, None], some] = found + highest / cool
+        self._pieces.append(heard)
+        self.heard[cells] = ~np.isnan(heard.top)
+        if bool(best.any()):
+            group.best[place[best, None], listed.some] = rows_of(peaks, np.flatnonzero(best))
+        if bool((draws := warm > 0).any()):
+            group.total[place[draws, None], listed.some] = rows_of(totals, np.flatnonzero(draws))
 
     def fill(self, which: np.ndarray) -> np.ndarray:
         """(M,) the tokens that are together the most probable ones, of those cells that are true in `which` (N,)."""
         found = np.zeros(len(which), np.int64)
         for group in self._groups:
-            parts = _asked(group, which)
-            for part, worth in zip(parts, self._chosen(group, parts, _highest, total=False), strict=True):
-                found[part.at] = self._tokens(part.at, worth.argmax(1), None)
+            if parts := _asked(group, which):
+                worth = np.concatenate(self._chosen(group, parts, _highest, total=False))
+                at = np.concatenate([part.at for part in parts])
+                found[at] = self._tokens(at, worth.argmax(1), None)
         return found[which]
 
     def sample(self, which: np.ndarray, seed: Tensor, turn: Tensor) -> np.ndarray:
@@ -283,10 +215,12 @@ class Question:
             ) -> np.ndarray:
                 return drawn(worth, ways[k, at - begins[k]])
 
-            for part, worth in zip(parts, self._chosen(group, parts, choose, total=True), strict=True):
-                at, position = torch.from_numpy(part.at), torch.from_numpy(part.read.span.start + part.offsets)
-                kinds, tokens = (coins(seed[at], name, turn[at], position) for name in ("joint class", "joint token"))
-                found[part.at] = self._tokens(part.at, drawn(worth, kinds), tokens)
+            at = np.concatenate([part.at for part in parts])
+            position = torch.from_numpy(np.concatenate([part.read.span.start + part.offsets for part in parts]))
+            own, when = (x[torch.from_numpy(at)] for x in (seed, turn))
+            kinds, tokens = (coins(own, name, when, position) for name in ("joint class", "joint token"))
+            worth = np.concatenate(self._chosen(group, parts, choose, total=True))
+            found[at] = self._tokens(at, drawn(worth, kinds), tokens)
         return found[which]
 
     def nats(self, cells: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -296,13 +230,8 @@ class Question:
         """
         found, left = np.empty(len(cells)), np.ones(len(cells), bool)
         for n, (cell, token) in enumerate(zip(cells, tokens, strict=True)):
-            piece, row = self._pieces[self._piece[cell]], self._row[cell]
             kind = self._groups[self._group[cell]].automaton.class_of[token]
-            begin, end = piece.begins[kind], piece.begins[kind + 1]
-            at = begin + np.searchsorted(piece.tokens[begin:end], token)
-            found[n], left[n] = float(piece.nats[row, at]) - piece.top[row], piece.nats[row, at] > -np.inf
-            if not left[n] and piece.whole is not None:
-                found[n] = piece.whole[row, at]
+            found[n], left[n] = self._pieces[self._piece[cell]].said(self._row[cell], kind, token)
         return found, left
 
     def _chosen(self, group: _Group, parts: Sequence[Part], choose: Choice, *, total: bool) -> list[np.ndarray]:
@@ -314,7 +243,7 @@ class Question:
             problems, number = [Problem(parts[i].read, parts[i].offsets, tables[i]) for i in which], np.array(which)
             return walk(problems, lambda k, at, worth: choose(number[k], at, worth), total=total)
 
-        found = walked(range(len(parts))) if parts else []
+        found = walked(range(len(parts)))
         if none := [i for i, labels in enumerate(found) if labels is None]:  # only with tokens of no probability, then
             for i in none:
                 may = group.kinds[group.kind[self._place[parts[i].at]]] & (np.diff(group.automaton.by_class[1]) > 0)
@@ -329,16 +258,8 @@ class Question:
         """(M,) a token of each chosen class: the most probable one, or by a coin (M,) from 0 to 1."""
         out = np.empty(len(cells), np.int64)
         for n, (cell, kind) in enumerate(zip(cells, chosen, strict=True)):
-            piece, row = self._pieces[self._piece[cell]], self._row[cell]
-            begin, end = piece.begins[kind], piece.begins[kind + 1]
-            at = 0
-            if end - begin > 1:
-                own = piece.nats[row, begin:end].astype(np.float64)
-                at = int(own.argmax())
-                if chances is not None and own[at] > -np.inf:
-                    mass = np.exp((own - own[at]) / max(self._warm[cell], 1e-6)).cumsum()
-                    at = min(int(np.searchsorted(mass, chances[n] * mass[-1], side="right")), len(own) - 1)
-            out[n] = piece.tokens[begin + at]
+            heard, row = self._pieces[self._piece[cell]], self._row[cell]
+            out[n] = heard.best(row, kind) if chances is None else heard.drawn(row, kind, chances[n])
         return out
 
 

@@ -158,23 +158,6 @@ class Reading:
         border = np.array([stale[-1] + 1 if len(stale) else 0])  # any would do, and from here on the right is known
         return bool((self.before(border) & self.behind(border)).any())
 
-    def allowed(self, offsets: np.ndarray) -> np.ndarray:
-        """(N, C) bool: the classes that may stand at each of these offsets, given all other positions."""
-        automaton, e = self.span.automaton, self.span.automaton.edges
-        left, right = self.before(offsets), self.behind(offsets + 1)
-        out = np.zeros((automaton.num_classes, len(offsets)), bool)
-        over = (left[:, :-1] & automaton.accept[:-1]).any(1) & self.may_end[offsets] | left[:, -1]
-        out[END] = right[:, -1] & over
-        if len(e.label_source):
-            before, behind = _words(left), _words(right)
-            ways = before[e.label_source] & behind[e.label_target]
-            held = np.bitwise_or.reduceat(ways, e.label_first, axis=0)
-            begins = np.flatnonzero(np.append(True, e.by_class[1:] != e.by_class[:-1]))
-            bits = np.bitwise_or.reduceat(held[e.class_label], begins, axis=0)
-            some = np.unpackbits(bits.view(np.uint8), axis=1, count=len(offsets))
-            out[e.by_class[begins]] = some.view(bool)
-        return out.T
-
     def why(self, spell: Sequence[bytes], tokens: np.ndarray) -> str:
         """Why no text fits; spans that fit have no reason."""
         span, width = self.span, len(self.codes)
@@ -201,6 +184,31 @@ class Reading:
         raise AssertionError("a span without a reason fits")
 
 
+def allowed(cells: Sequence[tuple[Reading, np.ndarray]]) -> np.ndarray:
+    """(N, C) bool: the classes that may stand at some offsets of spans of one automaton, given all other positions.
+
+    Args:
+        cells: spans and the offsets into each, N in all; what is said of them comes in this order.
+    """
+    automaton = cells[0][0].span.automaton
+    e, num = automaton.edges, sum(len(offsets) for _, offsets in cells)
+    left = np.concatenate([read.before(offsets) for read, offsets in cells])
+    right = np.concatenate([read.behind(offsets + 1) for read, offsets in cells])
+    may_end = np.concatenate([read.may_end[offsets] for read, offsets in cells])
+    out = np.zeros((automaton.num_classes, num), bool)
+    out[END] = right[:, -1] & (left[:, automaton.accepting].any(1) & may_end | left[:, -1])
+    if len(e.label_source):
+        before, behind = _words(left), _words(right)
+        ways = before.take(e.label_source, axis=0)
+        ways &= behind.take(e.label_target, axis=0)
+        held = np.bitwise_or.reduceat(ways, e.label_first, axis=0)
+        classes, begins = automaton.members
+        bits = np.bitwise_or.reduceat(held.take(e.class_label, axis=0), begins, axis=0)
+        some = np.unpackbits(bits.view(np.uint8), axis=1, count=num)
+        out[classes] = some.view(bool)
+    return out.T
+
+
 def _first(where: np.ndarray) -> int:
     """The first place that is true; -1 where none is."""
     at = int(where.argmax()) if len(where) else 0
@@ -210,4 +218,6 @@ def _first(where: np.ndarray) -> int:
 def _words(sets: np.ndarray) -> np.ndarray:
     """(S + 1, ceil(N / 64)) uint64: per state, a bit for each of N sets (N, S + 1)."""
     bits = np.packbits(np.ascontiguousarray(sets.T), axis=1)
-    return np.ascontiguousarray(np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8)))).view(np.uint64)
+    out = np.zeros((len(bits), -(-bits.shape[1] // 8) * 8), np.uint8)
+    out[:, : bits.shape[1]] = bits
+    return out.view(np.uint64)

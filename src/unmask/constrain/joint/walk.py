@@ -17,7 +17,7 @@ import numpy as np
 from unmask.constrain.automata.automaton import DENSE, END, Automaton
 from unmask.constrain.automata.machine import DEAD, ragged
 from unmask.constrain.joint import grid, nats
-from unmask.constrain.joint.nats import joined, runs
+from unmask.constrain.joint.nats import joined, numbers, runs
 from unmask.constrain.joint.reading import OPEN, Reading
 
 Choice = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -104,7 +104,7 @@ class Road:
             ahead=ahead,
             gains=gains,
             ends=np.append(scores[:, END], 0.0),
-            linear=np.exp(gains - tops[:, None]) if total else gains,
+            linear=_linear(gains, tops[:, None]) if total else gains,
             tops=tops,
             total=total,
         )
@@ -155,11 +155,10 @@ class Road:
             return out
         best = here[:, :-1].max(1, keepdims=True)
         best[best == -np.inf] = 0.0
-        ways = np.exp(here[:, :-1] - best).take(e.back_source, axis=1)
+        ways = _linear(here[:, :-1], best).take(e.back_source, axis=1)
         ways *= self.linear[place].take(e.back_label, axis=1)
         sums = np.add.reduceat(ways, begins, axis=1)
-        with np.errstate(divide="ignore"):
-            out[:, heads] = np.log(sums) + (best + self.tops[place, None])
+        out[:, heads] = np.log(np.maximum(sums, nats.LEAST)) + (best + self.tops[place, None])
         k, h = np.nonzero((sums < nats.TINY) & ahead[:, heads])
         if len(h):
             state = heads[h]
@@ -185,7 +184,7 @@ class Road:
         flat = out.reshape(-1)
         np.maximum.at(flat, key, worth)
         if self.total:
-            sums = np.bincount(key, np.exp(worth - flat[key]), len(flat))
+            sums = np.bincount(key, numbers(worth - flat[key]), len(flat))
             some = sums > 0
             flat[some] += np.log(sums[some])
         return out
@@ -298,11 +297,21 @@ def _by_label(automaton: Automaton, scores: np.ndarray, *, total: bool) -> np.nd
             continue
         top = part.max(1, keepdims=True)
         top[top == -np.inf] = 0.0
-        sums = np.add.reduceat(np.exp(part - top).take(e.member_class, axis=1), begins, axis=1)
-        with np.errstate(divide="ignore"):
-            here[:] = np.log(sums) + top
-        row, label = np.nonzero(sums < nats.TINY)
-        if len(row):  # too small beside the others, or nothing at all
-            some, counts = ragged(begins[label], e.member_first[label + 1]), np.diff(e.member_first)[label]
-            here[row, label] = runs(part[np.repeat(row, counts), e.member_class[some]], counts)
+        sums = np.add.reduceat(numbers(part - top).take(e.member_class, axis=1), begins, axis=1)
+        np.add(np.log(sums), top, out=here)
+        if bool((little := sums < nats.TINY).any()):  # too small beside the others, or nothing at all
+            here[little] = -np.inf
+            row, label = np.nonzero(
+                little & (np.maximum.reduceat(part.take(e.member_class, axis=1), begins, axis=1) > -np.inf)
+            )
+            if len(row):
+                some, counts = ragged(begins[label], e.member_first[label + 1]), np.diff(e.member_first)[label]
+                here[row, label] = runs(part[np.repeat(row, counts), e.member_class[some]], counts)
     return out
+
+
+def _linear(worth: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """Numbers to be multiplied, relative to the best: of nats -inf they are 0."""
+    found = numbers(worth - best)
+    found[worth == -np.inf] = 0.0
+    return found
