@@ -4,6 +4,7 @@ A body says what the text is; around it stand conditions that hold as well. It d
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -85,16 +86,23 @@ class Schema:
     def of(cls, schema: Mapping[str, Any] | bool, **options: Any) -> Self:
         """From a schema as Python has it. Properties keep their order, which is the order they are written in."""
         try:
-            content = json.dumps(schema)
+            content = json.dumps(schema, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise BadInput(f"a schema is a JSON object or a boolean: {error}") from None
         return cls(content=content, **options)
 
     def language(self, meter: Meter) -> Machine:
         """All texts; raises as `Writer.language`."""
-        root = json.loads(self.content)
+        root = json.loads(self.content, parse_float=_finite, parse_constant=_finite)
         writer = Writer(root, meter, whitespace=self.whitespace, any_order=self.any_order, depth=self.depth)
         return writer.language()
+
+
+def _finite(digits: str) -> float:
+    """A number as JSON has it, which no infinite one is."""
+    if not math.isfinite(value := float(digits)):
+        raise BadInput(f"the schema has the number {digits[:40]}, which no reader holds")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
