@@ -3,8 +3,8 @@ r"""What users and schemas write as a regex, in the dialect of Rust's `regex`, w
 The dialect is the part that ECMA-262, Python and Rust have in common; \d and \w mean ASCII, as in ECMA-262, and what is
 negated leaves out all that any of the three would. Everything is written anew, a character as its number, so that
 nothing that Rust alone gives a meaning to gets through. The anchors, which no automaton of whole strings has, become
-two bytes at the ends of the text. What is no regular language (look-around, back references, word borders), and what the three
-read unlike each other, is refused by name and place.
+two bytes at the ends of the text. What is no regular language (look-around, back references, word borders), and what
+the three read unlike each other, is refused by name and place.
 
 It does not know automata.
 """

@@ -133,9 +133,9 @@ def _renewed(schema: dict[str, Any], base: str, places: Mapping[tuple[str, str],
     if isinstance(out.get("items"), list):
         out["prefixItems"], out["items"] = out["items"], more
     for strict, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-        if isinstance(out.get(strict), bool):  # it said whether the bound itself is left out
-            if out.pop(strict) and bound in out:
-                out[strict] = out.pop(bound)
+        # it said whether the bound itself is left out
+        if isinstance(out.get(strict), bool) and out.pop(strict) and bound in out:
+            out[strict] = out.pop(bound)
     if "if" not in out:
         out = {key: value for key, value in out.items() if key not in ("then", "else")}
     elif "then" not in out and "else" not in out:
