@@ -28,16 +28,11 @@ LINK = {"type": "string", "format": "uri", "minLength": 1, "maxLength": 2083}
             ['"01234567-89ab-4cde-8f01-23456789abcd"'],
             ['"01234567-89ab-1cde-8f01-23456789abcd"'],
         ),
-        # people: passwords, and formats of which one holds
+        # people: passwords
         (
             {"type": "string", "pattern": r"^(?=.*[A-Z])(?=.*\d)[A-Za-z\d]{4,}$"},
             ['"aB34"'],
             ['"ab34"', '"aB3"', '"aB3 4"'],
-        ),
-        (
-            {"oneOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "date-time"}]},
-            ['"2024-02-03"', '"2024-02-03T04:05:06Z"'],
-            ['"2024"'],
         ),
     ],
 )
@@ -69,7 +64,8 @@ def test_bounds_as_openapi_3_0_leaves_them_out():
         ({"type": "integer", "minimum": None}, "minimum is a number"),
         ({"const": float("nan")}, "JSON"),
         ({"type": "string", "minLength": float("inf")}, "JSON"),
-        ({"oneOf": [{"type": "string", "format": "date"}] * 2}, "that can be written"),
+        # a reader may leave formats aside, and then both hold
+        ({"oneOf": [{"type": "string", "format": name} for name in ("date", "date-time")]}, "only breaks a format"),
     ],
 )
 def test_what_is_no_schema_is_told(schema, said):

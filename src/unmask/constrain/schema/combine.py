@@ -38,8 +38,6 @@ _GROUPS = (
     ("dependencies",),
 )
 """Keywords that can't be two in one schema, so that the second goes into `ALSO`, with those that belong to it."""
-_UNLIKE = frozenset(["date", "time", "date-time", "duration", "email", "ipv4", "ipv6", "uuid"])
-"""Formats of which no string has two, as we write them and as anybody reads them."""
 _UNEVALUATED = {"unevaluatedProperties": "additionalProperties", "unevaluatedItems": "items"}
 
 
@@ -176,7 +174,7 @@ def _sealed(schema: Any, path: str) -> Any:
 def overlapping(schemas: Sequence[Any], path: str, resolve: Callable[[Any, str], Any]) -> list[set[int]]:
     """For each schema, which of the others may hold along with it, as far as can be told.
 
-    What tells two apart are types, constants, bounds, formats, and properties that are required.
+    What tells two apart are types, constants, bounds, and properties that are required.
     """
     found = [set[int]() for _ in schemas]
     for i, one in enumerate(schemas):
@@ -206,9 +204,6 @@ def apart(one: Any, other: Any, path: str, resolve: Callable[[Any, str], Any], d
         return True
     if kinds_a & kinds_b <= {"number", "integer"}:
         return _beyond(one, other) or _beyond(other, one)
-    if kinds_a & kinds_b == {"string"}:
-        formats = one.get("format"), other.get("format")
-        return formats[0] != formats[1] and set(formats) <= _UNLIKE
     if kinds_a & kinds_b != {"object"}:
         return False
     a, b = one.get("properties", {}), other.get("properties", {})
