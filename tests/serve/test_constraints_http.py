@@ -122,7 +122,7 @@ WRONG = [
     # values that are none
     (TEXT, {"prompt": "x", "regex": 7}, "regex", "string"),
     (TEXT, {"prompt": "x", "regex": "("}, "regex", "not closed"),
-    (TEXT, {"prompt": "x", "regex": "(?=a)"}, "regex", "looks around"),
+    (TEXT, {"prompt": "x", "regex": "a(?=a)"}, "regex", "looks around"),
     (TEXT, {"prompt": "x", "regex": r"(a)\1"}, "regex", "refers back"),
     (TEXT, {"prompt": "x", "regex": "a\ud800"}, "regex", "surrogate"),
     (TEXT, {"prompt": "x", "grammar": 'root ::= "a" sum'}, "grammar", "sum"),
