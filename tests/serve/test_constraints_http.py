@@ -131,7 +131,7 @@ WRONG = [
     (TEXT, {"prompt": "x", "choices": ["a", "\udfff"]}, "choices", "surrogate"),
     (TEXT, {"prompt": "x", "banned": [""]}, "banned[0]", "at least 1"),
     (TEXT, {"prompt": "x", "schema": {"type": "thing"}}, "schema", "names 'thing'"),
-    (TEXT, {"prompt": "x", "schema": {"type": 5}}, "schema", "can't be read"),
+    (TEXT, {"prompt": "x", "schema": {"type": 5}}, "schema", "type is a name"),
     (TEXT, {"prompt": "x", "schema": {"properties": {"\ud800": {}}}}, "schema", "surrogate"),
     (TEXT, {"prompt": "x", "schema": False}, "schema", "no JSON text"),
     # keywords and languages that are empty
