@@ -6,7 +6,7 @@ from unmask.base.errors import BadInput, Unsupported
 from unmask.constrain.automata.budget import Meter
 from unmask.constrain.automata.dialect import translate
 from unmask.constrain.automata.regex import found_in
-from unmask.constrain.spec import Constraint, Regex, Schema
+from unmask.constrain.spec import Choices, Constraint, Regex, Schema, Template
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # Python may get set operations one day
@@ -113,6 +113,17 @@ def test_what_is_banned_hides_behind_no_mark():
     assert language.accepts(b"b")
     for text in (b"a", b"\x02a", b"a\x03", b"\x01a\x02"):
         assert not language.accepts(text)
+
+
+def test_given_texts_hold_no_mark_and_no_half_of_a_pair():
+    for asked in (
+        Constraint(body=Choices(("\x01",))),
+        Constraint(contains=("a\ud800",)),
+        Constraint(banned=("\udfff",)),
+        Constraint(body=Template(("\x02", Regex("a")))),
+    ):
+        with pytest.raises(BadInput, match=r"U\+(0001|D800|DFFF|0002)"):
+            asked.language(Meter())
 
 
 def test_patterns_of_a_schema_are_of_the_same_dialect():
