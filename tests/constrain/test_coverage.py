@@ -23,8 +23,6 @@ REFUSED = {
     "builds: remote_reference": "job.schema.json",
     "configs: dynamic_tree": r"\$dynamicRef",
     "openapi: money_string": "iso-4217",
-    "pydantic: decimal_model": "looks around",
-    "tools: password_policy": "looks around",
     "zod: emoji_format": "emoji",
 }
 """All of the corpus that is."""

@@ -122,7 +122,7 @@ WRONG = [
     # values that are none
     (TEXT, {"prompt": "x", "regex": 7}, "regex", "string"),
     (TEXT, {"prompt": "x", "regex": "("}, "regex", "not closed"),
-    (TEXT, {"prompt": "x", "regex": "(?=a)"}, "regex", "looks around"),
+    (TEXT, {"prompt": "x", "regex": "a(?=a)"}, "regex", "looks around"),
     (TEXT, {"prompt": "x", "regex": r"(a)\1"}, "regex", "refers back"),
     (TEXT, {"prompt": "x", "regex": "a\ud800"}, "regex", "surrogate"),
     (TEXT, {"prompt": "x", "grammar": 'root ::= "a" sum'}, "grammar", "sum"),
@@ -131,7 +131,7 @@ WRONG = [
     (TEXT, {"prompt": "x", "choices": ["a", "\udfff"]}, "choices", "surrogate"),
     (TEXT, {"prompt": "x", "banned": [""]}, "banned[0]", "at least 1"),
     (TEXT, {"prompt": "x", "schema": {"type": "thing"}}, "schema", "names 'thing'"),
-    (TEXT, {"prompt": "x", "schema": {"type": 5}}, "schema", "can't be read"),
+    (TEXT, {"prompt": "x", "schema": {"type": 5}}, "schema", "type is a name"),
     (TEXT, {"prompt": "x", "schema": {"properties": {"\ud800": {}}}}, "schema", "surrogate"),
     (TEXT, {"prompt": "x", "schema": False}, "schema", "no JSON text"),
     # keywords and languages that are empty

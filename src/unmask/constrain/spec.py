@@ -4,13 +4,14 @@ A body says what the text is; around it stand conditions that hold as well. It d
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from unmask.base.errors import BadInput, UnknownName
 from unmask.constrain.automata.budget import Meter
-from unmask.constrain.automata.compose import alt, leaf, machine, repeat, seq, text
+from unmask.constrain.automata.compose import Part, alt, leaf, machine, repeat, seq, text
 from unmask.constrain.automata.machine import Machine, both, without
 from unmask.constrain.automata.regex import full, own
 from unmask.constrain.grammar.grower import Grower
@@ -20,6 +21,18 @@ from unmask.constrain.schema.writer import WHITESPACE, Writer
 
 DEEPEST_RECURSION = 8
 DEEPEST_NESTING = 32
+
+
+def _plain(some: str) -> Part:
+    """A given text.
+
+    Raises:
+        BadInput: it holds what no text of a constraint does.
+    """
+    for letter in some:
+        if "\x01" <= letter <= "\x03" or "\ud800" <= letter <= "\udfff":
+            raise BadInput(f"no text of a constraint holds U+{ord(letter):04X}, but {some[:60]!a} does; leave it out")
+    return text(some)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +69,7 @@ class Choices:
         """
         if not self.texts:
             raise BadInput("choices is a list with at least one text, got none")
-        return machine(alt([text(choice) for choice in self.texts]), meter)
+        return machine(alt([_plain(choice) for choice in self.texts]), meter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,16 +98,23 @@ class Schema:
     def of(cls, schema: Mapping[str, Any] | bool, **options: Any) -> Self:
         """From a schema as Python has it. Properties keep their order, which is the order they are written in."""
         try:
-            content = json.dumps(schema)
+            content = json.dumps(schema, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise BadInput(f"a schema is a JSON object or a boolean: {error}") from None
         return cls(content=content, **options)
 
     def language(self, meter: Meter) -> Machine:
         """All texts; raises as `Writer.language`."""
-        root = json.loads(self.content)
+        root = json.loads(self.content, parse_float=_finite, parse_constant=_finite)
         writer = Writer(root, meter, whitespace=self.whitespace, any_order=self.any_order, depth=self.depth)
         return writer.language()
+
+
+def _finite(digits: str) -> float:
+    """A number as JSON has it, which no infinite one is."""
+    if not math.isfinite(value := float(digits)):
+        raise BadInput(f"the schema has the number {digits[:40]}, which no reader holds")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +149,7 @@ class Template:
     def language(self, meter: Meter) -> Machine:
         """All texts; raises as its parts do."""
         return machine(
-            seq([text(part) if isinstance(part, str) else leaf(part.language(meter)) for part in self.parts]), meter
+            seq([_plain(part) if isinstance(part, str) else leaf(part.language(meter)) for part in self.parts]), meter
         )
 
 
@@ -148,7 +168,7 @@ class Unlike:
         if not self.beginning:
             raise BadInput("every text begins with ''; give a beginning of one letter or more")
         anything = own(ANY)
-        return without(anything, machine(seq([text(self.beginning), leaf(anything)]), meter), meter)
+        return without(anything, machine(seq([_plain(self.beginning), leaf(anything)]), meter), meter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +227,13 @@ class Constraint:
             raise BadInput(f"no text fits {str(self.body)[:200]}")
         anything = leaf(own(ANY))
         if self.contains:
-            parts = [anything, *(piece for some in self.contains for piece in (text(some), anything))]
+            parts = [anything, *(piece for some in self.contains for piece in (_plain(some), anything))]
             found = self._kept(f"contains={list(self.contains)}", both(found, machine(seq(parts), meter), meter))
         for some in self.banned:
             if not some:
                 raise BadInput("a banned text has at least one letter, got ''")
             found = self._kept(
-                f"banned {some!r}", without(found, machine(seq([anything, text(some), anything]), meter), meter)
+                f"banned {some!r}", without(found, machine(seq([anything, _plain(some), anything]), meter), meter)
             )
         counts = {"characters": characters, "words": words, "lines": lines}
         for name, count in counts.items():

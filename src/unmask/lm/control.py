@@ -14,7 +14,7 @@ The text is the completion of `generate` and `stream`, and what is written into 
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol, Self, get_args
@@ -210,7 +210,9 @@ _BODIES = {
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
     """A text, or several."""
-    texts = (value,) if isinstance(value, str) and name != "choices" else tuple(value)
-    if (isinstance(value, str) and name == "choices") or not all(isinstance(text, str) for text in texts):
+    if not isinstance(value, Iterable) or (isinstance(value, str) and name == "choices"):
+        raise BadInput(f"{name}= is a list of texts, not {value!r}")
+    texts = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(text, str) for text in texts):
         raise BadInput(f"{name}= is a list of texts, not {value!r}")
     return texts

@@ -1,9 +1,7 @@
 r"""Regexes as automata over bytes: outlines-core compiles them, in a child process where they come from outside.
 
-Two dialects meet here: what users and schemas write (the common part of ECMA-262, Python and Rust) and what Rust's
-`regex` reads. `translate` closes the gap: \d and \w mean ASCII, as in ECMA-262; what is negated leaves out all that
-either dialect would; and the anchors, which no automaton of whole strings has, become two bytes at the ends of the text
-that are taken away again. Look-around, back references and word borders are no regular languages here and are refused.
+What users write is translated first (`dialect.py`); on the way the anchors of a regex become two bytes at the ends of
+the text, which are taken away again here. What is looked ahead for at the very beginning is a condition of its own.
 
 Every regex is compiled with a third such byte behind it: outlines-core 0.2.14 drops ways that lead from where a string
 may end to where it may not, so that `(ab)*` would be the empty string alone; with the byte, strings end in one place.
@@ -21,28 +19,19 @@ from pathlib import Path
 
 import numpy as np
 
-from unmask.base.errors import BadInput, OverBudget, Unsupported
+from unmask.base.errors import OverBudget, Unsupported
 from unmask.constrain.automata import rust
 from unmask.constrain.automata.budget import SLOWEST, Meter
-from unmask.constrain.automata.machine import BYTES, DEAD, Machine, both, minimal, trim
+from unmask.constrain.automata.dialect import FIRST, LAST, looks, translate
+from unmask.constrain.automata.machine import BYTES, DEAD, Machine, both, minimal, trim, without
 
-END, FIRST, LAST = "\x01", "\x02", "\x03"
-"""What ends a string while it is compiled, and what stands for the ends of a text while anchors are looked for."""
-LONGEST = 20_000
-"""Characters of a regex; more is no regex that anyone wrote."""
+END = "\x01"
+"""What ends a string while it is compiled."""
+PRINTABLE = "[ -~]*"
+r"""Where it matters that a pattern does not match its readers must agree on that, and they don't on what `\d` is
+beyond ASCII."""
 _CHILD_BYTES = 256 << 20
 """Address space that a child has before it begins."""
-_MARK = r"\x01-\x03"
-_OUT = {  # outside of a class
-    "d": "[0-9]",
-    "w": "[0-9A-Za-z_]",
-    "s": r"[ \t\n\r\x0b\x0c]",
-    "D": rf"[^\d{_MARK}]",
-    "W": rf"[^\w{_MARK}]",
-    "S": rf"[^\s\x1c-\x1f\x{{feff}}{_MARK}]",
-}
-_IN = {"d": "0-9", "w": "0-9A-Za-z_", "s": r" \t\n\r\x0b\x0c", "D": r"\D", "W": r"\W", "S": r"\S"}  # inside of one
-_NOT = {**_IN, "d": r"\d", "w": r"\w", "s": r"\s\x1c-\x1f\x{feff}"}  # inside of a negated one
 
 
 @lru_cache(maxsize=256)
@@ -61,19 +50,35 @@ def full(pattern: str, meter: Meter) -> Machine:
         Unsupported: one that is no regular language, or that outlines-core refuses.
         OverBudget: too large.
     """
+    conditions, pattern = looks(pattern)
+    if conditions:
+        return _ahead(full(pattern, meter), conditions, meter)
     body, anchored = translate(pattern)
     if not anchored:
         return compiled([body], meter)[0]
-    return _unmarked(f"{FIRST}?(?:{body}){LAST}?", meter)
+    return _unmarked(f"{FIRST}*(?:{body}){LAST}*", meter)
 
 
 def found_in(pattern: str, meter: Meter) -> Machine:
     """The strings in which a regex matches somewhere, as `pattern` of a schema has it; raises as `full`."""
+    conditions, rest = looks(pattern)
+    if conditions and pattern.startswith("^"):
+        return _ahead(found_in(rest, meter), conditions, meter)
     body, anchored = translate(pattern)
     if not anchored:
         return compiled([f"(?s:.)*(?:{body})(?s:.)*"], meter)[0]
-    begins = "" if _anchored_left(pattern) else rf"[^{LAST}]*"
+    begins = f"{FIRST}*" if _anchored_left(pattern) else rf"[^{LAST}]*"
     return _unmarked(rf"{begins}(?:{body})[^{FIRST}]*", meter)
+
+
+def _ahead(found: Machine, conditions: Sequence[tuple[bool, str]], meter: Meter) -> Machine:
+    """Texts of a language in which regexes are found, or are not."""
+    for wanted, pattern in conditions:
+        if wanted:
+            found = both(found, found_in(pattern, meter), meter)
+        else:
+            found = without(both(found, own(PRINTABLE), meter), found_in(pattern, meter), meter)
+    return found
 
 
 def _anchored_left(pattern: str) -> bool:
@@ -81,14 +86,26 @@ def _anchored_left(pattern: str) -> bool:
 
 
 def _unmarked(pattern: str, meter: Meter) -> Machine:
-    """What a pattern matches between the two marks, without them."""
-    marked = both(compiled([pattern], meter)[0], own(f"{FIRST}[^{FIRST}{LAST}]*{LAST}"), meter)
-    start = int(marked.table[0, ord(FIRST)])
+    """What a pattern matches between marks, without them.
+
+    A regex may ask for the same end of the text more than once (`^(^a|b)`), so there may be any number of marks; the
+    pattern passes over those that it does not ask for.
+    """
+    found = compiled([pattern], meter, marked=True)[0]
+    found = both(found, own(f"{FIRST}+[^{FIRST}{LAST}]*{LAST}+"), meter)
+    start, seen = int(found.table[0, ord(FIRST)]), set[int]()
+    while start != DEAD and start not in seen:  # more marks never mean fewer texts
+        seen.add(start)
+        start = int(found.table[start, ord(FIRST)])
     if start == DEAD:
-        return trim(Machine(marked.table, np.zeros(len(marked), bool)), meter)
-    last = marked.table[:, ord(LAST)]
-    accept = (last != DEAD) & marked.accept[last]
-    table = marked.table.copy()
+        return trim(Machine(found.table, np.zeros(len(found), bool)), meter)
+    accept, last = np.zeros(len(found), bool), found.table[:, ord(LAST)]
+    for _ in range(len(found)):
+        accept |= (last != DEAD) & found.accept[last]
+        last, before = np.where(last == DEAD, DEAD, found.table[last, ord(LAST)]), last
+        if np.array_equal(last, before):
+            break
+    table = found.table.copy()
     table[:, [ord(FIRST), ord(LAST)]] = DEAD
     order = np.arange(len(table))
     order[[0, start]] = start, 0  # swaps the two; the order is its own inverse
@@ -96,9 +113,11 @@ def _unmarked(pattern: str, meter: Meter) -> Machine:
     return minimal(Machine(table, accept[order]), meter)
 
 
-def compiled(patterns: Sequence[str], meter: Meter) -> list[Machine]:
+def compiled(patterns: Sequence[str], meter: Meter, *, marked: bool = False) -> list[Machine]:
     """The automata of regexes in Rust's dialect, by a child process that is ended when it takes too much.
 
+    Args:
+        marked: whether the two marks may stand in a text.
     Raises:
         Unsupported: outlines-core refuses one.
         OverBudget: too much time, too many states, too much memory.
@@ -137,7 +156,10 @@ def compiled(patterns: Sequence[str], meter: Meter) -> list[Machine]:
         starts = [end + 1 + i * size for i in range(3)]
         spent_s = told["cpu_s"]
         columns = [np.frombuffer(done.stdout, np.int32, told["ways"], start) for start in starts]
-        found.append(minimal(_table(told["start"], told["finals"], columns), meter))
+        table = _table(told["start"], told["finals"], columns)
+        if not marked:
+            table.table[:, [ord(FIRST), ord(LAST)]] = DEAD
+        found.append(minimal(table, meter))
         at = starts[-1] + size
     meter.spend(spent_s)
     return found
@@ -167,107 +189,3 @@ def _table(start: int, finals: Sequence[int], columns: Sequence[np.ndarray]) -> 
     accept = final[table[:, ord(END)]]
     table[:, ord(END)] = DEAD
     return Machine(table, accept)
-
-
-def translate(pattern: str) -> tuple[str, bool]:
-    """A regex in Rust's dialect, and whether it has anchors, which become the two marks.
-
-    Raises:
-        BadInput: too long, or a class or an escape without an end.
-        Unsupported: what is no regular language here.
-    """
-    if len(pattern) > LONGEST:
-        raise BadInput(f"a regex has at most {LONGEST} characters, got {len(pattern)}")
-    out, at, anchored, depth = [], 0, False, 0
-    while at < len(pattern):
-        letter = pattern[at]
-        depth += {"(": 1, ")": -1}.get(letter, 0)
-        if depth < 0:
-            raise BadInput(f"the regex {_short([pattern])} closes a group at character {at} that was never opened")
-        if letter == "\\":
-            piece, at = _escape(pattern, at, _OUT)
-            anchored |= piece in (FIRST, LAST)
-        elif letter == "[":
-            piece, at = _class(pattern, at)
-        elif letter in "^$":
-            piece, at, anchored = FIRST if letter == "^" else LAST, at + 1, True
-        elif letter == ".":
-            piece, at = rf"[^\n\r{_MARK}]", at + 1
-        elif letter == "(" and pattern.startswith("(?", at):
-            if pattern.startswith(("(?=", "(?!", "(?<=", "(?<!"), at):
-                raise Unsupported(
-                    f"the regex {_short([pattern])} looks around at character {at}, which no automaton does"
-                )
-            if pattern.startswith("(?P=", at):
-                raise Unsupported(
-                    f"the regex {_short([pattern])} refers back at character {at}, which no automaton does"
-                )
-            piece, at = "(?", at + 2
-        else:
-            piece, at = letter, at + 1
-        out.append(piece)
-    if depth:
-        raise BadInput(f"the regex {_short([pattern])} has {depth} groups that are not closed; add )")
-    return "".join(out), anchored
-
-
-def _escape(pattern: str, at: int, known: dict[str, str]) -> tuple[str, int]:
-    """What a backslash and its letters become, and where they end."""
-    if at + 1 == len(pattern):
-        raise BadInput(f"the regex {_short([pattern])} ends in a backslash; write \\\\ for one")
-    letter = pattern[at + 1]
-    if letter in known:
-        return known[letter], at + 2
-    if letter in "uxU":
-        count = {"u": 4, "x": 2, "U": 8}[letter]
-        braced = pattern.startswith("{", at + 2)
-        end = pattern.find("}", at) if braced else at + 2 + count
-        digits = pattern[at + 3 : end] if braced else pattern[at + 2 : end]
-        if not digits or end < 0 or not all(c in "0123456789abcdefABCDEF" for c in digits):
-            raise BadInput(f"the regex {_short([pattern])} has an escape without its digits at character {at}")
-        return rf"\x{{{digits}}}", end + int(braced)
-    if letter in "bB":
-        raise Unsupported(f"the regex {_short([pattern])} asks for a word border (\\{letter}), which is not supported")
-    if letter.isdigit() and letter != "0":
-        raise Unsupported(f"the regex {_short([pattern])} refers back (\\{letter}), which no automaton does")
-    if letter in "Az" or letter == "Z":
-        return (FIRST if letter == "A" else LAST), at + 2
-    if letter == "c" and pattern[at + 2 : at + 3].isalpha():
-        return rf"\x{{{ord(pattern[at + 2]) % 32:x}}}", at + 3
-    simple = {"t": r"\t", "n": r"\n", "r": r"\r", "f": r"\x0c", "v": r"\x0b", "0": r"\x00"}
-    if letter in simple:
-        return simple[letter], at + 2
-    if letter in "pP":
-        end = pattern.find("}", at) if pattern.startswith("{", at + 2) else at + 2
-        if letter == "P":
-            raise Unsupported(f"the regex {_short([pattern])} negates a Unicode class (\\P), which is not supported")
-        return pattern[at : end + 1], end + 1
-    if letter.isalnum():
-        raise Unsupported(f"the regex {_short([pattern])} has the escape \\{letter}, which is not supported")
-    plain = letter if ord(letter) > 127 or letter in " /'\"<>=!%,:;@_`" else "\\" + letter
-    return plain, at + 2
-
-
-def _class(pattern: str, at: int) -> tuple[str, int]:
-    """A class in brackets, and where it ends; in a negated one the marks are no characters."""
-    start, at = at, at + 1
-    negated = pattern.startswith("^", at)
-    at += negated
-    out = []
-    if pattern.startswith("]", at):
-        # empty in ECMA-262, a bracket in Python and Rust: nobody means the one or the other
-        raise Unsupported(f"the regex {_short([pattern])} has ']' first in a class; write \\] for the bracket")
-    while at < len(pattern) and pattern[at] != "]":
-        if pattern[at] == "\\" and pattern.startswith("b", at + 1):
-            piece, at = r"\x08", at + 2
-        elif pattern[at] == "\\":
-            piece, at = _escape(pattern, at, _NOT if negated else _IN)
-        else:  # Rust has set operations and classes in classes where others have letters
-            piece, at = ("\\" if pattern[at] in "[&~" else "") + pattern[at], at + 1
-        out.append(piece)
-    if at == len(pattern):
-        raise BadInput(f"the regex {_short([pattern])} has a class without an end, from character {start} on; add ]")
-    inside = "".join(out)
-    if negated:
-        return rf"[^{inside}{_MARK}]", at + 1
-    return (rf"[[{inside}]--[{_MARK}]]" if any(x in inside for x in (r"\D", r"\W", r"\S")) else f"[{inside}]"), at + 1

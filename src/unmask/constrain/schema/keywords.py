@@ -131,6 +131,8 @@ def kinds_of(schema: Mapping[str, Any], path: str) -> list[str]:
         BadInput: no type of JSON.
     """
     asked = schema.get("type", [kind for kind in TYPES if kind != "integer"])
+    if not isinstance(asked, str | list):
+        raise BadInput(f"{path}/type is a name or a list of names, got {asked!r}")
     kinds = [asked] if isinstance(asked, str) else list(asked)
     for kind in kinds:
         if kind not in TYPES:
@@ -144,9 +146,9 @@ def count_of(schema: Mapping[str, Any], key: str, path: str) -> int | None:
     Raises:
         BadInput: no whole number from 0 on.
     """
-    value = schema.get(key)
-    if value is None:
+    if key not in schema:
         return None
+    value = schema[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
         raise BadInput(f"{path}/{key} is a whole number from 0 on, got {value!r}")
     return int(value)

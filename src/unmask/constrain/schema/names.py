@@ -7,8 +7,7 @@ from unmask.base.errors import Unsupported
 from unmask.constrain.automata.budget import Meter
 from unmask.constrain.automata.compose import alt, machine, text
 from unmask.constrain.automata.machine import Machine, both, without
-from unmask.constrain.automata.regex import own
-from unmask.constrain.schema.scalars import PRINTABLE
+from unmask.constrain.automata.regex import PRINTABLE, own
 from unmask.constrain.schema.strings import ANY
 
 _MOST = 16

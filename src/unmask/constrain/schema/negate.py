@@ -8,7 +8,7 @@ no schema can say (a format, a key of a pattern) is left out. It works on the JS
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from unmask.base.errors import Unsupported
+from unmask.base.errors import BadInput, Unsupported
 from unmask.constrain.schema.keywords import EXCEPT, NO_MULTIPLE, NO_PATTERNS, TYPES, asking, kinds_of
 
 Resolve = Callable[[Any, str], Any]
@@ -55,6 +55,8 @@ def _ways(schema: Any, path: str, resolve: Resolve, depth: int) -> list[Any]:
         return [] if schema else [True]
     if depth > _DEEPEST:
         raise Unsupported(f"the schema at {path} says the opposite of what nests deeper than {_DEEPEST} levels")
+    if not isinstance(schema, dict):
+        raise BadInput(f"a schema is an object or a boolean, got {type(schema).__name__} at {path}")
     words = asking(schema, path)
 
     def below(part: Any) -> list[Any]:

@@ -1,7 +1,7 @@
 """References within a schema: every one becomes a pointer from the root, whatever base URI or anchor it was said by.
 
-On the way, words of older drafts become today's: a list of `items`, `additionalItems`, `then` without `if`. It works on
-the JSON of schemas alone.
+On the way, words of older drafts become today's: a list of `items`, `additionalItems`, `then` without `if`, and
+`exclusiveMinimum` beside a `minimum`, as OpenAPI 3.0 has it. It works on the JSON of schemas alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -132,6 +132,10 @@ def _renewed(schema: dict[str, Any], base: str, places: Mapping[tuple[str, str],
     more = out.pop("additionalItems", True)
     if isinstance(out.get("items"), list):
         out["prefixItems"], out["items"] = out["items"], more
+    for strict, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        # it said whether the bound itself is left out
+        if isinstance(out.get(strict), bool) and out.pop(strict) and bound in out:
+            out[strict] = out.pop(bound)
     if "if" not in out:
         out = {key: value for key, value in out.items() if key not in ("then", "else")}
     elif "then" not in out and "else" not in out:

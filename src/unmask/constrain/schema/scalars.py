@@ -8,7 +8,7 @@ from unmask.base.errors import BadInput
 from unmask.constrain.automata.budget import Meter
 from unmask.constrain.automata.compose import alt, machine, text
 from unmask.constrain.automata.machine import Machine, both, without
-from unmask.constrain.automata.regex import own
+from unmask.constrain.automata.regex import PRINTABLE, own
 from unmask.constrain.schema.keywords import (
     BYTE,
     EXCEPT,
@@ -22,11 +22,10 @@ from unmask.constrain.schema.keywords import (
 from unmask.constrain.schema.numerals import divided, integer, number, undivided, unlike
 from unmask.constrain.schema.strings import ANY, at_byte, characters, format_of
 
-PRINTABLE = "[ -~]*"
-r"""Where it matters that a pattern does not match its readers must agree on that, and they don't on what `\d` is
-beyond ASCII."""
 STRING_WORDS = (*sorted(KEYWORDS["string"]), PATTERNS, NO_PATTERNS, BYTE, EXCEPT)
 """Keywords that a string is under."""
+_LONG = 128
+"""Characters of a format with a limit beyond that (2083 of an address): to count them takes states for each."""
 _SIZES = {"int32": (-(2**31), 2**31 - 1), "uint32": (0, 2**32 - 1), "int64": (None, None), "uint64": (0, None)}
 """Formats of integers; no more than 18 digits are written anyway."""
 
@@ -42,6 +41,8 @@ def string(rest: Mapping[str, Any], path: str, find: Callable[[str], Machine], m
     low, high = count_of(rest, "minLength", path), count_of(rest, "maxLength", path)
     whole = own(ANY)
     if low or high is not None:
+        if high is not None and "format" in rest:
+            high = max(min(high, _LONG), low or 0)
         whole = characters(low or 0, high, meter)
     if "format" in rest:
         whole = both(format_of(rest["format"], meter), whole, meter)
@@ -91,9 +92,9 @@ def numeral(rest: Mapping[str, Any], path: str, *, whole: bool, meter: Meter) ->
 
 
 def _bound(rest: Mapping[str, Any], key: str, path: str) -> Decimal | None:
-    value = rest.get(key)
-    if value is None:
+    if key not in rest:
         return None
+    value = rest[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:
         raise BadInput(f"{path}/{key} is a number, got {value!r}")
     return Decimal(repr(value))

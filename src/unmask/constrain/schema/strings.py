@@ -56,6 +56,14 @@ FORMATS |= {
     "iri": _URI,
     "iri-reference": FORMATS["uri-reference"],
 }
+FORMATS |= {
+    f"uuid{version}": f"[0-9a-f]{{8}}-[0-9a-f]{{4}}-{version}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}"
+    for version in range(1, 9)
+}
+FORMATS |= {
+    "base64url": "(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?",
+    "ipvanyaddress": FORMATS["ipv4"],
+}
 FORMATS |= dict.fromkeys(("path", "file-path", "directory-path"), rf"/?(?:{_SEGMENT}/)*{_SEGMENT}")
 FORMATS |= dict.fromkeys(("binary", "password"), ANY)
 """Formats by name, of draft 2020-12, OpenAPI and pydantic: each as narrow as all readers agree on (years of four

@@ -69,7 +69,10 @@ class Writer:
         self.root = linked(self.root)
         found = machine(self.part(self.root, "#"), self.meter)
         if found.empty:
-            raise BadInput("no JSON text is valid under the schema (with recursion unrolled, and keys as listed)")
+            raise BadInput(
+                "no JSON text that can be written is valid under the schema (with recursion unrolled, keys as listed, "
+                "numbers of at most 18 digits, and nothing that only breaks a format or a name of a pattern)"
+            )
         return found
 
     def part(self, schema: Any, path: str, free: int | None = None) -> Part:
