@@ -82,6 +82,6 @@ def present(canvas: Canvas, rows: Tensor) -> Tensor:
 
 def span(start: Tensor, stop: Tensor) -> Tensor:
     """(R, W) the positions from start to stop of each row, -1 behind the end of shorter ones."""
-    width = int((stop - start).max())
-    span = start[:, None] + torch.arange(width, device=start.device)
-    return span.masked_fill(span >= stop[:, None], NOBODY)
+    least, most = (int(width) for width in (stop - start).aminmax())
+    span = start[:, None] + torch.arange(most, device=start.device)
+    return span if least == most else span.masked_fill(span >= stop[:, None], NOBODY)
