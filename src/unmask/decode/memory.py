@@ -125,6 +125,10 @@ class Remembering:
         if not len(others):
             fed = fed[:, : said.shape[1]]
         room = self.most_bytes // (fed.shape[1] * said.shape[2] * said.element_size())
+        if not len(others) and len(rows) <= room:  # as they are, but not as a view of more
+            self._rows, self._tokens, self._features = rows, fed, said.clone()
+            self._place.index_copy_(0, rows, torch.arange(len(rows), device=rows.device))
+            return
         rows, others = rows[:room], others[: max(0, room - len(rows))]
         features = said.new_zeros(len(rows) + len(others), fed.shape[1], said.shape[2])
         features[: len(rows), : said.shape[1]] = said[: len(rows)]
