@@ -113,8 +113,8 @@ def turns(positions: Tensor, size: int, theta: float, scaling: Scaling | None = 
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the leading numbers of each head; the rest, if any, passes as it is.
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, whole: bool = True) -> Tensor:
+    """Rotate the numbers of each head, or, if not the whole of it, the leading ones; the rest passes as it is.
 
     Args:
         x: (R, W, H, head_dim).
@@ -122,8 +122,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         The same shape and dtype; computed in float32 at least.
     """
-    size = cos.shape[-1]
-    if size < x.shape[-1]:
+    if not whole:
+        size = cos.shape[-1]
         return torch.cat([rotate(x[..., :size], cos, sin), x[..., size:]], dim=-1)
-    turned = x * cos + x.roll(size // 2, -1) * sin
+    first, second = x.chunk(2, dim=-1)
+    turned = x * cos + torch.cat([second, first], dim=-1) * sin
     return turned if turned.dtype == x.dtype else turned.to(x.dtype)
