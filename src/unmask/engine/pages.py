@@ -54,7 +54,9 @@ class Pages(KVCache):
             span = slice(first, first + pages.shape[1])
             return lambda layer: (self.k[layer, span].view(shape), self.v[layer, span].view(shape))
         desk = self._desk_for(pages.numel())
-        return partial(self.gathered, pages=pages.flatten(), desk=desk, found=(desk[0].view(shape), desk[1].view(shape)))
+        return partial(
+            self.gathered, pages=pages.flatten(), desk=desk, found=(desk[0].view(shape), desk[1].view(shape))
+        )
 
     def gathered(
         self, layer: int, *, pages: Tensor, desk: Tensor, found: tuple[Tensor, Tensor]
