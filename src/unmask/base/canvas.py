@@ -9,7 +9,7 @@ It does not know models, policies or text.
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,26 @@ from unmask.base.step import Edit, Plan, Proposal, State
 
 NEW = -1
 """Where a position of a resized row has been before: nowhere."""
+
+
+class Counts(NamedTuple):
+    """What is counted of rows, one number each; see `Canvas`. The first of them change with every step."""
+
+    sealed: Tensor
+    step: Tensor
+    turn: Tensor
+    forwards: Tensor
+    took: Tensor
+    idle: Tensor
+    stride: Tensor
+    seed: Tensor
+    length: Tensor
+    origin: Tensor
+    age: Tensor
+
+
+MOVING = Counts._fields.index("stride")
+"""How many of the counts change with every step."""
 
 
 class Canvas:
@@ -48,6 +68,18 @@ class Canvas:
         moved: (B,) float64, how far what is kept of it has moved since then; see `unmask.decode.staleness`.
     """
 
+    sealed: Tensor
+    step: Tensor
+    turn: Tensor
+    forwards: Tensor
+    took: Tensor
+    idle: Tensor
+    stride: Tensor
+    seed: Tensor
+    length: Tensor
+    origin: Tensor
+    age: Tensor
+
     def __init__(
         self,
         tokens: Tensor,
@@ -58,23 +90,23 @@ class Canvas:
         seed: Tensor | None = None,
     ) -> None:
         self.tokens, self.state = tokens.clone(), state.clone()
-        self.length = (state != State.ABSENT).sum(1)
-        self.origin = self._first_open()
-        self.sealed = self.origin.clone()
-        self.step = torch.zeros_like(self.length)
-        self.stride = torch.ones_like(self.length)
-        self.turn = torch.zeros_like(self.length)
-        self.forwards = torch.zeros_like(self.length)
-        self.idle = torch.zeros_like(self.length)
-        self.took = torch.full_like(self.length, -1)
-        self.age = torch.zeros_like(self.length)
+        length = (state != State.ABSENT).sum(1)
+        self._counts = length.new_zeros(len(Counts._fields), len(length))
+        for name, column in zip(Counts._fields, self._counts.unbind(0), strict=True):
+            setattr(self, name, column)  # what is counted of a row is asked for at once, and so it lies together
+        self.length.copy_(length)
+        self.origin.copy_(self.filled)
+        self.sealed.copy_(self.origin)
+        self.stride.fill_(1)
+        self.took.fill_(-1)
         self.moved = torch.zeros_like(self.length, dtype=torch.float64)
         self.eos = eos
         self.ends: tuple[int, ...] = () if eos is None else (eos,)
         self.stops = torch.zeros_like(self.length, dtype=torch.bool) if stops is None else stops
         self.best = torch.full_like(self.tokens, -1)
         self.top = torch.full_like(self.tokens, -torch.inf, dtype=torch.float64)
-        self.seed = torch.zeros_like(self.length) if seed is None else seed
+        if seed is not None:
+            self.seed.copy_(seed)
 
     @classmethod
     def of(
@@ -168,7 +200,15 @@ class Canvas:
     @property
     def filled(self) -> Tensor:
         """(B,) the left-contiguous positions that are not open."""
-        return self._first_open()
+        return _first(self.open, self.length)
+
+    def counts(self, rows: Tensor) -> Counts:
+        """What is counted of some rows (R,), as it is now."""
+        return Counts(*self._counts.index_select(1, rows).unbind(0))
+
+    def cells(self, rows: Tensor, places: Tensor) -> Tensor:
+        """Where places (R, T) of rows (R,) are in a column (B, L) of this canvas, for `take` and `put_`."""
+        return rows[:, None] * self.tokens.shape[1] + places
 
     def noise(self, size: int) -> None:
         """Let OPEN positions hold uniform tokens below `size`, for models whose noise is other tokens."""
@@ -182,53 +222,55 @@ class Canvas:
         `offer` is what the model holds of each target, for the next plan to know; `spared` (R,) bool are rows for which
         no network was asked.
         """
-        rows = plan.rows
-        tokens, state = self.tokens[rows], self.state[rows]
-        may = (plan.targets >= 0) & ((plan.state == State.OPEN) | (plan.state == State.DONE))
-        r, i = may.nonzero(as_tuple=True)
-        tokens[r, plan.targets[r, i]] = edit.tokens[r, i]
-        state[r, plan.targets[r, i]] = edit.state[r, i]
-        self.tokens[rows], self.state[rows] = tokens, state
+        rows, now, is_open = plan.rows, self.counts(plan.rows), plan.state == State.OPEN
+        may = (plan.targets >= 0) & (is_open | (plan.state == State.DONE))
+        which = may.flatten().nonzero()[:, 0]
+        at = self.cells(rows, plan.targets).take(which)
+        self.tokens.put_(at, edit.tokens.take(which))
+        self.state.put_(at, edit.state.take(which))
         if offer is not None:
-            self.best[rows[r], plan.targets[r, i]] = offer.best[r, i]
-            self.top[rows[r], plan.targets[r, i]] = offer.top[r, i]
-        self.took[rows] = ((plan.state == State.OPEN) & (edit.state == State.DONE)).sum(1)
-        self.turn[rows] += edit.steps
-        self.forwards[rows] += 1 if spared is None else (~spared).long()
-        self._end_at_eos(rows[edit.settled])
-        self._seal(plan, edit)
+            self.best.put_(at, offer.best.take(which))
+            self.top.put_(at, offer.top.take(which))
+        self._end_at_eos(rows, edit.settled)
+        first = _first(self.state[rows] == State.OPEN, now.length)
+        settled = (first >= plan.end) & edit.settled
+        moved = (
+            torch.where(settled, first, now.sealed),
+            (now.step + edit.steps * now.stride).masked_fill(settled, 0),
+            now.turn + edit.steps,
+            now.forwards + (1 if spared is None else ~spared),
+            (is_open & (edit.state == State.DONE)).sum(1).masked_fill(settled, -1),
+            (now.idle + 1).masked_fill(settled | is_open.any(1), 0),
+        )
+        self._counts[:MOVING].index_copy_(1, rows, torch.stack(moved))
 
     def stop(self, rows: Tensor) -> None:
         """End rows as they stand (budget spent, cancelled); masks that are left stay OPEN."""
         self.sealed[rows] = self.length[rows]
 
-    def _seal(self, plan: Plan, edit: Edit) -> None:
-        rows = plan.rows
-        first = self._first_open()[rows]
-        settled = (first >= plan.end) & edit.settled
-        self.sealed[rows] = torch.where(settled, first, self.sealed[rows])
-        self.step[rows] = torch.where(settled, 0, self.step[rows] + edit.steps * self.stride[rows])
-        self.took[rows] = self.took[rows].masked_fill(settled, -1)
-        self.idle[rows] = torch.where(settled | (plan.state == State.OPEN).any(1), 0, self.idle[rows] + 1)
-
-    def _end_at_eos(self, rows: Tensor) -> None:
+    def _end_at_eos(self, rows: Tensor, settled: Tensor) -> None:
         """What lies behind a written end of text, once all before it is written, is no part of the row any more.
 
-        Only for rows whose tokens no policy takes back in this step's region: a revised end of text is none.
+        Only for rows whose tokens no policy takes back in this step's region (settled): a revised end of text is none.
         """
-        if self.eos is None or not bool(self.stops[rows].any()):
+        may = self.stops[rows] & settled
+        if self.eos is None or not bool(may.any()):
             return
         tokens, state = self.tokens[rows], self.state[rows]
         is_end = torch.isin(tokens, torch.tensor(self.ends, device=tokens.device))
-        ended = is_end & (state == State.DONE) & ((state == State.OPEN).cumsum(1) == 0) & self.stops[rows, None]
+        ended = is_end & (state == State.DONE) & may[:, None]
+        if not bool(ended.any()):
+            return
+        ended &= (state == State.OPEN).cumsum(1) == 0
         behind = ended.cumsum(1) - ended.int() > 0
         self.tokens[rows] = torch.where(ended, self.eos, tokens)
         self.state[rows] = torch.where(behind & (state != State.FIXED), State.ABSENT, state.int()).to(torch.uint8)
 
-    def _first_open(self) -> Tensor:
-        """(B,) the first OPEN position, or the row's length where there is none."""
-        is_open = self.state == State.OPEN
-        return torch.where(is_open.any(1), is_open.int().argmax(1), self.length)
+
+def _first(is_open: Tensor, length: Tensor) -> Tensor:
+    """(B,) the first position that is_open (B, L), or the row's length where there is none."""
+    some, at = is_open.max(1)  # of equal ones the first
+    return torch.where(some, at, length)
 
 
 def border(source: Sequence[int], at: int) -> int:

@@ -8,6 +8,7 @@ Source: Steele, Lea, Flood 2014, SplitMix (the finaliser); Salmon et al. 2011, "
 """
 
 import zlib
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -39,11 +40,16 @@ def key(seed: int | Tensor, stream: str, *counters: int | Tensor) -> Tensor:
         int64 tensor of the broadcast shape.
     """
     device = next((x.device for x in (seed, *counters) if torch.is_tensor(x)), None)
-    purpose = torch.as_tensor(zlib.crc32(stream.encode()), dtype=torch.int64, device=device)
-    state = _finalise(torch.as_tensor(seed, dtype=torch.int64, device=device) + purpose * _GOLDEN)
+    state = _finalise(torch.as_tensor(seed, dtype=torch.int64, device=device) + _purpose(stream))
     for counter in counters:
         state = _finalise((state ^ torch.as_tensor(counter, dtype=torch.int64, device=device)) + _GOLDEN)
     return state
+
+
+@cache
+def _purpose(stream: str) -> int:
+    """What a stream adds to seeds, modulo 2^64."""
+    return (zlib.crc32(stream.encode()) * _GOLDEN + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def uniform(keys: Tensor) -> Tensor:

@@ -132,7 +132,8 @@ class Auditor:
             model, plan, sampling, cache, asked, reads, control: as there. Drift is measured without constraints.
             whole: the plan of the same step without a cache, of some canvas rows (N,).
         """
-        which = [i for i, row in enumerate(plan.rows.tolist()) if row in self._drifts] if cache is not None else []
+        audits = self._drifts if cache is not None else {}
+        which = [i for i, row in enumerate(plan.rows.tolist()) if row in audits] if audits else []
         if not which:
             return propose(model, plan, sampling, cache=cache, asked=asked, reads=reads, control=control)
         heard = Heard(model)

@@ -89,7 +89,7 @@ class Control:
             asked: (R, T) bool, what policies ask about.
             anew: (R,) bool, rows whose policies keep nothing of a region from step to step.
         """
-        if holes.rows.isdisjoint(rows := plan.rows.tolist()):
+        if not holes.rows or holes.rows.isdisjoint(rows := plan.rows.tolist()):
             return None
         state, there = canvas.state, plan.targets >= 0
         again = anew[:, None] & there & (plan.state == State.DONE)

@@ -88,7 +88,7 @@ class Decoder:
     def asks(self, plan: Plan) -> Tensor:
         """(R, T) bool: the targets that its policies may change, and therefore need an offer for."""
         may = (plan.state == State.OPEN) | (plan.state == State.DONE) if self.revises else plan.state == State.OPEN
-        choosy = [policy for policy in self.policies if isinstance(policy, policies.Choosy)]
+        choosy = [policy for policy in self.policies if policies.choosy(policy)]
         parted = self.lookahead or isinstance(self.window, windows.Many)  # policies see other plans then
         if len(choosy) == len(self.policies) and not parted:
             may = may & torch.stack([policy.asks(plan) for policy in choosy]).any(0)

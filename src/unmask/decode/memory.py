@@ -80,19 +80,26 @@ class Remembering:
         assert cache is None
         assert t is None
         rows = torch.arange(len(tokens), device=tokens.device) if rows is None else rows
-        fed, beside, width = positions >= 0, _beside(attend, tokens), tokens.shape[1]
-        there = fed & ~beside
-        size = int((there.any(0) * torch.arange(1, width + 1, device=there.device)).amax())
-        text = self._widened(tokens.masked_fill(~there, _FILLER)[:, :size])
+        there, width = positions >= 0, tokens.shape[1]
         place = self._place[rows]
-        self.spared = (place >= 0) & ~(fed & beside).any(1)
+        self.spared = place >= 0
+        if attend.shadows is not None:
+            beside = torch.arange(width, device=tokens.device) >= attend.shadows.first[:, None]
+            self.spared &= ~(there & beside).any(1)
+            there &= ~beside
+        size = int(there.any(0).nonzero()[-1]) + 1
+        text = self._widened(tokens.masked_fill(~there, _FILLER)[:, :size])
         if len(self._rows):
             self.spared &= (self._tokens[place.clamp(min=0)] == text).all(1)
         asked = (~self.spared).nonzero()[:, 0]
         if not len(asked):
             return self._known(place, width)
-        said = self.model.read(tokens[asked], positions=positions[asked], attend=attend.rows(asked), rows=rows[asked])
-        if len(asked) < len(rows):
+        if len(asked) == len(rows):
+            said = self.model.read(tokens, positions=positions, attend=attend, rows=rows)
+        else:
+            said = self.model.read(
+                tokens[asked], positions=positions[asked], attend=attend.rows(asked), rows=rows[asked]
+            )
             said = self._known(place.clamp(min=0), width).index_copy(0, asked, said)
         self._keep(rows, text, said[:, :size])
         return said
@@ -118,6 +125,10 @@ class Remembering:
         if not len(others):
             fed = fed[:, : said.shape[1]]
         room = self.most_bytes // (fed.shape[1] * said.shape[2] * said.element_size())
+        if not len(others) and len(rows) <= room:  # as they are, but not as a view of more
+            self._rows, self._tokens, self._features = rows, fed, said.clone()
+            self._place.index_copy_(0, rows, torch.arange(len(rows), device=rows.device))
+            return
         rows, others = rows[:room], others[: max(0, room - len(rows))]
         features = said.new_zeros(len(rows) + len(others), fed.shape[1], said.shape[2])
         features[: len(rows), : said.shape[1]] = said[: len(rows)]
@@ -128,9 +139,3 @@ class Remembering:
         self._rows, self._tokens, self._features = torch.cat([rows, self._rows[others]]), tokens, features
         self._place.fill_(_NOBODY)
         self._place[self._rows] = torch.arange(len(self._rows), device=rows.device)
-
-
-def _beside(attend: Attend, fed: Tensor) -> Tensor:
-    """(R, W) bool: which slots of what is fed stand beside the text."""
-    slots = torch.arange(fed.shape[1], device=fed.device)
-    return (torch.zeros_like(fed) if attend.shadows is None else slots >= attend.shadows.first[:, None]).bool()

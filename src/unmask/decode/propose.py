@@ -21,7 +21,7 @@ from unmask.base.vocab import Vocab
 from unmask.decode import nucleus
 from unmask.decode.bias import Bias, Biases, add_bias
 from unmask.decode.forbid import forbid
-from unmask.decode.knobs import Knob, column, count
+from unmask.decode.knobs import Knob, column, count, numbers
 from unmask.decode.nucleus import row_sum
 from unmask.nn.cache import rounded
 from unmask.noise import clock
@@ -200,12 +200,13 @@ def said(
 def temper(logits: Tensor, vocab: Vocab, sampling: Sampling, plan: Plan, at: tuple[Tensor, Tensor]) -> None:
     """Make logits (N, V) of rows and targets (N,), in place, those of the distribution that tokens are taken from."""
     r, i = at
-    add_bias(sampling.bias, logits, plan.rows[r])
-    cool, warm = (column(knob, plan.rows[r])[:, 0] for knob in (sampling.t_min, sampling.t_max))
-    heat = cool + (warm - cool) * plan.level[r, i]
+    rows = plan.rows[r]
+    add_bias(sampling.bias, logits, rows)
+    cool, warm = numbers(sampling.t_min, rows), numbers(sampling.t_max, rows)
+    heat = cool if torch.equal(cool, warm) else cool + (warm - cool) * plan.level[r, i]
     if bool((heat != 1).any()):
         logits /= heat[:, None]
-    forbid(logits, vocab, sampling, plan.targets[r, i], plan.rows[r])
+    forbid(logits, vocab, sampling, plan.targets[r, i], rows)
 
 
 def _mass(logits: Tensor, model: Denoiser, t: Tensor) -> Tensor:

@@ -184,3 +184,20 @@ class Reading:
     def _met_end(self) -> bool:
         written = self.canvas.state[self.row, self._own] == State.DONE
         return bool((written & (self.canvas.tokens[self.row, self._own] == self.canvas.eos)).any())
+
+
+def between(readings: Sequence[Reading], starts: Sequence[int], stops: Sequence[int]) -> list[list[int]]:
+    """What `Reading.between` says of several rows of one canvas, from a position to another each.
+
+    After a step few positions of a row are new, so a canvas is turned into numbers once, and not row by row.
+    """
+    canvas = readings[0].canvas
+    tokens, state = (x.cpu().numpy() for x in (canvas.tokens, canvas.state))
+    found: list[list[int]] = []
+    for reading, start, stop in zip(readings, starts, stops, strict=True):
+        gaps, row = reading.layout.gaps, reading.row
+        span = slice(max(start, gaps[-1].start), min(stop, gaps[-1].stop)) if gaps else slice(0, 0)
+        told = zip(tokens[row, span].tolist(), state[row, span].tolist(), strict=True) if span.start < span.stop else ()
+        eos = canvas.eos if reading.ends else None
+        found.append([token for token, now in told if now not in (State.OPEN, State.ABSENT) and token != eos])
+    return found

@@ -106,8 +106,10 @@ def _ending(model: Heard, features: Tensor, row: Growing) -> float:
 def decide(turn: Turn, rows: Mapping[int, Growing]) -> tuple[Turn, dict[int, Resize]]:
     """The turn without what is not written after all, and what becomes of its rows, by canvas row."""
     found: dict[int, Resize] = {}
+    if not rows:
+        return turn, found
     plan, edit = turn.plan, turn.edit
-    for i, row in enumerate(plan.rows.tolist() if rows else ()):
+    for i, row in enumerate(plan.rows.tolist()):
         one = rows.get(row)
         if one is None or (resize := one.rule(one, turn, i)) is None:
             continue

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from unmask.base.canvas import Canvas
@@ -69,36 +69,41 @@ class Trace:
 def record(traces: Mapping[int, Trace], canvas: Canvas, turn: Turn) -> None:
     """Add one turn to the traces of all rows (a trace per canvas row)."""
     plan, edit, offer = turn.plan, turn.edit, turn.offer
-    written = (edit.tokens != plan.standing) & (edit.state != State.OPEN)  # what an open position holds is no text
-    touched = offer.asked & (written | (edit.state != plan.state))
-    r, i = touched.nonzero(as_tuple=True)
-    if int(edit.steps.max()) > 1:  # several steps at once are told in their order
-        order = plan.turn[r, i].argsort(stable=True)
+    tokens, after, before = _numbers(edit.tokens), _numbers(edit.state), _numbers(plan.state)
+    written = (tokens != _numbers(plan.standing)) & (after != State.OPEN)  # what an open position holds is no text
+    r, i = (_numbers(offer.asked) & (written | (after != before))).nonzero()
+    turns = _numbers(plan.turn)
+    if (_numbers(edit.steps) > 1).any():  # several steps at once are told in their order
+        order = turns[r, i].argsort(kind="stable")
         r, i = r[order], i[order]
+    token, best, top = tokens[r, i], _numbers(offer.best)[r, i], _numbers(offer.top)[r, i]
+    other = np.where(token == best, top, _numbers(offer.standing)[r, i])
     columns = (
-        plan.rows[r],
-        plan.turn[r, i],
-        plan.targets[r, i],
-        edit.tokens[r, i],
-        plan.state[r, i],
-        edit.state[r, i],
-        torch.where(
-            edit.tokens == offer.tokens,
-            offer.log_prob,
-            torch.where(edit.tokens == offer.best, offer.top, offer.standing),
-        )[r, i],
-        offer.best[r, i],
-        offer.top[r, i],
+        _numbers(plan.rows)[r],
+        turns[r, i],
+        _numbers(plan.targets)[r, i],
+        token,
+        before[r, i],
+        after[r, i],
+        np.where(token == _numbers(offer.tokens)[r, i], _numbers(offer.log_prob)[r, i], other),
+        best,
+        top,
     )
     ranks = _ranks(offer, r, i)
-    for row, step, position, token, before, after, *held in zip(*(c.tolist() for c in columns), ranks, strict=True):
-        kind: Kind = "reopen" if after == State.OPEN else "edit" if before == State.DONE else "commit"
+    for row, step, position, token, was, now, *held in zip(*(c.tolist() for c in columns), ranks, strict=True):
+        kind: Kind = "reopen" if now == State.OPEN else "edit" if was == State.DONE else "commit"
         traces[row].changes.append(Change(step, position, token, kind, *held))
 
 
-def _ranks(offer: Proposal, r: Tensor, i: Tensor) -> list[tuple[tuple[int, float], ...]]:
+def _numbers(column: Tensor) -> np.ndarray:
+    """A column as numpy has it: what becomes a person's numbers anyway is sorted out faster there, being little."""
+    found: np.ndarray = column.cpu().numpy()
+    return found
+
+
+def _ranks(offer: Proposal, r: np.ndarray, i: np.ndarray) -> list[tuple[tuple[int, float], ...]]:
     """The most probable tokens of some targets (N,), and their nats."""
     if offer.ranked is None or offer.ranked_log_prob is None:
         return [()] * len(r)
-    pairs = zip(offer.ranked[r, i].tolist(), offer.ranked_log_prob[r, i].tolist(), strict=True)
+    pairs = zip(*(_numbers(x)[r, i].tolist() for x in (offer.ranked, offer.ranked_log_prob)), strict=True)
     return [tuple(one for one in zip(*pair, strict=True) if one[1] > -math.inf) for pair in pairs]

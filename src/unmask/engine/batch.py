@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unmask.base.attend import ALL, NOBODY
+from unmask.base.denoiser import Cache
 from unmask.base.step import Plan, State
 
 
@@ -34,6 +35,25 @@ def share_out(widths: Sequence[int], unread: Sequence[int], units: Sequence[int]
         shares.append(share)
         left -= min(share, left)
     return shares
+
+
+def shared(plan: Plan, widths: list[int], cache: Cache | None, most: int) -> list[int]:
+    """How many of its positions (widths) each row of a plan feeds in a forward of `most`; see `share_out`."""
+    held = 0 if cache is None else cache.held[plan.rows, None]  # what is fed once more is no text to be read
+    text = (plan.keep & (plan.positions >= held) & (plan.positions < plan.targets[:, :1])).sum(1).tolist()
+    blocks = block_of(plan)
+    unread = [count if block else 0 for count, block in zip(text, blocks, strict=True)]
+    return share_out(widths, unread, [block or 1 for block in blocks], most)
+
+
+def reach(plan: Plan, widths: list[int], shares: list[int]) -> list[int]:
+    """The slot behind the last one that each row feeds, where it feeds so many (shares) of its positions (widths)."""
+    ends: list[int] = (plan.slots.amax(1) + 1).tolist()
+    if shares is widths:
+        return ends
+    starts = plan.positions[:, 0].tolist()
+    every = zip(starts, ends, widths, shares, strict=True)
+    return [start + share if share < width else end for start, end, width, share in every]
 
 
 def cut(plan: Plan, shares: Tensor) -> Plan:

@@ -23,11 +23,11 @@ from unmask.decode.audit import Auditor
 from unmask.decode.bias import Biases
 from unmask.decode.heard import Heard
 from unmask.decode.memory import Remembering
-from unmask.decode.reading import Reading
+from unmask.decode.reading import Reading, between
 from unmask.decode.staleness import Staleness
 from unmask.decode.trace import record
 from unmask.engine.admit import admitted
-from unmask.engine.batch import block_of, cut, share_out
+from unmask.engine.batch import block_of, cut, reach, shared
 from unmask.engine.crowd import Board, Crowd, kind
 from unmask.engine.live import Live, by_crowd, growing, plans
 from unmask.engine.pace import Clock, Pace
@@ -150,7 +150,6 @@ class Engine:
         done = self.canvas.done.tolist()
         self._watch([one for one in self._running.values() if self._staleness.watches(one.row) and not done[one.row]])
         for caches in (True, False):
-            done = self.canvas.done.tolist()
             lives = [live for live in self._running.values() if live.caches is caches and not done[live.row]]
             if lives:
                 lives, plan = self._chosen(lives, caches=caches)
@@ -208,21 +207,15 @@ class Engine:
         plan = plans(lives, self.canvas, self.model, cache)
         if caches and self._open(lives, plan):
             plan = plans(lives, self.canvas, self.model, cache)
-        widths, blocks = (plan.positions >= 0).sum(1).tolist(), block_of(plan)
-        held = 0 if cache is None else cache.held[plan.rows, None]  # what is fed once more is no text to be read
-        text = (plan.keep & (plan.positions >= held) & (plan.positions < plan.targets[:, :1])).sum(1).tolist()
-        unread = [count if block else 0 for count, block in zip(text, blocks, strict=True)]
-        shares = share_out(widths, unread, [block or 1 for block in blocks], self.positions)
-        reach = plan.slots.amax(1) + 1
-        ends = torch.where(
-            _index(plan, shares) < _index(plan, widths), plan.positions[:, 0] + _index(plan, shares), reach
-        )
+        widths = (plan.positions >= 0).sum(1).tolist()
+        shares = widths if sum(widths) <= self.positions else shared(plan, widths, cache, self.positions)
+        ends = reach(plan, widths, shares) if caches else widths
         taken, gone = [], set[int]()
-        for i, (live, end) in enumerate(zip(lives, ends.tolist(), strict=True)):
+        for i, (live, end) in enumerate(zip(lives, ends, strict=True)):
             if shares[i] and live.row not in gone and (not caches or self._seat(live, end, gone)):
                 taken.append(i)
         chosen = plan if len(taken) == len(lives) else plan.take(_index(plan, taken))
-        if any(shares[i] < widths[i] for i in taken):
+        if shares is not widths and any(shares[i] < widths[i] for i in taken):
             chosen = cut(chosen, _index(plan, [shares[i] for i in taken]))
         return [lives[i] for i in taken], chosen
 
@@ -230,6 +223,8 @@ class Engine:
         """Those that are new to the cache come in; whether any of them found something read already."""
         found, shift = 0, int(self.model.traits.speaks == "next")
         new = [i for i, live in enumerate(lives) if not self.room.has(live.row)]
+        if not new:
+            return False
         finals, blocks = plan.keep.sum(1).tolist(), block_of(plan)
         for i in new:
             live, final, block = lives[i], finals[i], blocks[i]
@@ -265,13 +260,10 @@ class Engine:
             for half in self._blamed(error, lives):
                 self._turn([lives[i] for i in half], plan.take(_index(plan, half)), caches=caches)
             return
-        spared = torch.zeros_like(plan.rows, dtype=torch.bool)
-        if not caches and self._memory is not None:
-            spared = self._memory.spared[: len(lives)]
-        self.stats.forwards += int(not bool(spared.all()))
-        self.stats.rows += int((~spared).sum())
-        self.stats.positions += int((plan.positions[~spared] >= 0).sum())
-        no_number = (offer.asked & offer.log_prob.isnan()).any(1).tolist()
+        spared = None if caches or self._memory is None else self._memory.spared[: len(lives)]
+        fed = plan.positions >= 0 if spared is None else (plan.positions >= 0) & ~spared[:, None]
+        self.stats.travelled(fed.sum(1).tolist())
+        no_number = offer.log_prob.isnan().any(1).tolist()  # where nothing was asked it is a number
         asks = (plan.targets >= 0).any(1).tolist()
         for live, bad in zip(lives, no_number, strict=True):
             if bad:
@@ -280,13 +272,15 @@ class Engine:
         for crowd, index in by_crowd(lives):
             some = [i for i in index if asks[i] and not no_number[i]]
             if some:
-                these = _index(plan, some)
-                part, offered = plan.take(these), offer.take(these)
+                part, offered, idle = plan, offer, spared
+                if len(some) < len(lives):
+                    these = _index(plan, some)
+                    part, offered, idle = plan.take(these), offer.take(these), None if idle is None else idle[these]
                 if not crowd.decoder.window.exact:
                     self._staleness.note(self.canvas, part)
                 turn = control.settle(self._holes, self.canvas, crowd.decide(offered, part), anew=crowd.decoder.anew)
                 turn, resizes = resize.decide(turn, growing([lives[i] for i in some]))
-                self.canvas.apply(turn.plan, turn.edit, turn.offer, spared[these])
+                self.canvas.apply(turn.plan, turn.edit, turn.offer, idle)
                 if turn.edit.misread is not None:
                     self.room.trim(turn.plan.rows, turn.edit.misread)
                 record(traces, self.canvas, turn)
@@ -297,13 +291,17 @@ class Engine:
         self._settle([live for live, bad in zip(lives, no_number, strict=True) if not bad], caches=caches)
 
     def _propose(self, lives: Sequence[Live], plan: Plan, *, caches: bool) -> Proposal:
-        asked, reads = torch.zeros_like(plan.targets, dtype=torch.bool), frozenset[str]()
-        for crowd, index in by_crowd(lives):
-            these = _index(plan, index)
-            asked[these] = crowd.decoder.asks(plan if len(index) == len(lives) else plan.take(these))
-            reads |= crowd.decoder.reads
+        crowds = by_crowd(lives)
+        reads = frozenset[str]().union(*(crowd.decoder.reads for crowd, _ in crowds))
+        if len(crowds) == 1:
+            asked = crowds[0][0].decoder.asks(plan)
+        else:
+            asked = torch.zeros_like(plan.targets, dtype=torch.bool)
+            for crowd, index in crowds:
+                these = _index(plan, index)
+                asked[these] = crowd.decoder.asks(plan.take(these))
         model: Denoiser = self.model if caches or self._memory is None else self._memory
-        if bool((self._guidance[plan.rows] > 0).any()):
+        if any(live.request.decoder.guidance for live in lives):
             model = guidance.Guided(model, self._guidance, self.canvas.state == State.FIXED)
         assert self._sampling is not None
         anew = torch.tensor([live.request.decoder.anew for live in lives], device=asked.device)
@@ -332,9 +330,8 @@ class Engine:
             if caches:
                 self.room.publish(live.row, self.canvas.tokens, held[live.row])
         self.widths.learn(lives)
-        places = torch.arange(self.canvas.tokens.shape[1], device=self._own.device)
         rows = _index(self.canvas, [live.row for live in lives])
-        full = ~(self.canvas.open[rows] & (places < self._own[rows, None])).any(1) & ~self._revises[rows]
+        full = ((self.canvas.filled >= self._own) & ~self._revises)[rows]
         self.canvas.stop(rows[full])  # what will be cut need not be written
 
     def _finish(self) -> None:
@@ -342,15 +339,17 @@ class Engine:
         lives = list(self._running.values())
         if not lives:
             return
-        rows = _index(self.canvas, [live.row for live in lives])
-        until = torch.where(self._revises, self.canvas.sealed, self.canvas.filled)[rows].tolist()
-        for live, end, done in zip(lives, until, self.canvas.done[rows].tolist(), strict=True):
+        canvas, readings = self.canvas, [live.reading for live in lives if live.reading is not None]
+        sealed, filled, lengths = (column.tolist() for column in (canvas.sealed, canvas.filled, canvas.length))
+        until = [(sealed if reading.revises else filled)[reading.row] for reading in readings]
+        texts = between(readings, [live.told for live in lives], until)
+        for live, end, news in zip(lives, until, texts, strict=True):
             assert live.reading is not None
-            news = live.reading.between(live.told, end)
+            done = sealed[live.row] >= lengths[live.row]
             live.told = max(live.told, end)
             result = live.reading.result() if done else None
             if result is not None and live.chase is not None:
-                result = replace(result, eased=self._pace.told(live.chase, int(self.canvas.turn[live.row])))
+                result = replace(result, eased=self._pace.told(live.chase, int(canvas.turn[live.row])))
             if news or done:
                 self._over.append(Delta(id=live.id, tokens=news, result=result, reused=live.reused or 0))
             if result is not None:

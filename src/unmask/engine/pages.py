@@ -9,11 +9,12 @@ It does not know requests or models.
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from unmask.nn.cache import LANES, KVCache, rounded
+from unmask.nn.cache import LANES, KVCache, Shelf, rounded
 
 PAGE = LANES
 """Positions of a page."""
@@ -44,14 +45,26 @@ class Pages(KVCache):
         """(N,) where the positions (N,) of rows (N,) lie among all slots of a layer."""
         return self.table[rows, positions // PAGE] * PAGE + positions % PAGE
 
-    def slots_of(self, layer: int, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (P, size, K, d) of the first `size` positions of rows (P,), good until the next call."""
+    def shelf(self, rows: Tensor, size: int) -> Shelf:
+        """Where the layers find the first `size` positions, whole pages, of rows (P,); each is good until the next."""
         pages = self.table[rows, : pages_for(size)]
+        shape = len(rows), size, *self.k.shape[-2:]
+        if len(rows) == 1 and bool((pages.diff() == 1).all()):  # they lie one after the other: nothing is copied
+            first = int(pages[0, 0])
+            span = slice(first, first + pages.shape[1])
+            return lambda layer: (self.k[layer, span].view(shape), self.v[layer, span].view(shape))
         desk = self._desk_for(pages.numel())
-        for all_pages, out in zip((self.k, self.v), desk, strict=True):
-            torch.index_select(all_pages[layer], 0, pages.flatten(), out=out)
-        k, v = (x.unflatten(0, pages.shape).flatten(1, 2)[:, :size] for x in desk)
-        return k, v
+        return partial(
+            self.gathered, pages=pages.flatten(), desk=desk, found=(desk[0].view(shape), desk[1].view(shape))
+        )
+
+    def gathered(
+        self, layer: int, *, pages: Tensor, desk: Tensor, found: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of some pages, side by side on a desk, as `found` looks at it."""
+        for store, out in zip((self.k, self.v), desk, strict=True):
+            torch.index_select(store[layer], 0, pages, out=out)
+        return found
 
     def _desk_for(self, num_pages: int) -> Tensor:
         """Room (2, num_pages, PAGE, K, d) for what is gathered, the same each time: fresh memory costs twice a copy."""

@@ -134,6 +134,8 @@ class Room:
         holding = self._held[row]
         needs = {r: max(pages_for(end), holding.aside[r][0].shape[1] if holding.aside else 0) for r in holding.pages}
         lacking = {r: max(0, need - len(holding.pages[r])) for r, need in needs.items()}
+        if not holding.aside and not any(lacking.values()):
+            return True
         fresh = self.pool.take(sum(lacking.values()))
         if fresh is None:
             return False

@@ -1,5 +1,6 @@
 """What an engine has done and how full it is."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from unmask.decode.reading import Filled
@@ -48,6 +49,12 @@ class Stats:
     pages: int = 0
     pages_held: int = 0
     pages_idle: int = 0
+
+    def travelled(self, widths: Sequence[int]) -> None:
+        """A forward was asked for rows that feed so many positions each; 0 where it was known what it would say."""
+        self.forwards += any(widths)
+        self.rows += sum(width > 0 for width in widths)
+        self.positions += sum(widths)
 
     def hear(self, result: Filled) -> None:
         """What became of a request that has ended well, and what its audits have found."""

@@ -151,7 +151,8 @@ class Attention(nn.Module):
         if self.shape.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if scene.turns is not None:
-            q, k = rotate(q, *scene.turns), rotate(k, *scene.turns)
+            heads, every = [q.shape[-2], k.shape[-2]], self.shape.rotary_dim == self.shape.head_dim
+            q, k = rotate(torch.cat([q, k], dim=-2), *scene.turns, whole=every).split(heads, dim=-2)  # both at once
         return self.o_proj(scene.mix(self.layer, q, k, v).flatten(-2))
 
 

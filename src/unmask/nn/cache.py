@@ -7,7 +7,7 @@ before. Inference only: no gradient flows through a cache.
 It does not know who sees whom, nor whether what it keeps is exact (block-causal models) or not (bidirectional ones).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,7 +29,11 @@ def rounded(size: int) -> int:
     return runs * RUN + (tail if tail <= TAIL else RUN)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+Shelf = Callable[[int], tuple[Tensor, Tensor]]
+"""A layer to the keys and values (P, size, K, d) of the first slots of some rows (P,), as they are now."""
+
+
+@dataclass(slots=True, kw_only=True)
 class Visit:
     """One forward over a cache.
 
@@ -37,14 +41,19 @@ class Visit:
         there: (R, S) bool, slots that are known or fed; S is up to the last such slot, `rounded`.
         rows: (R,) rows of the cache.
         fed: (r, w), (N,) each: where in the batch the fed positions stand.
+        full: whether all of the batch is fed.
         slots: (N,) where their keys and values lie in the store.
+        layers: of each layer, the store of keys and that of values (all slots, K, d).
     """
 
     cache: "KVCache"
     there: Tensor
     rows: Tensor
     fed: tuple[Tensor, Tensor]
+    full: bool
     slots: Tensor
+    layers: Sequence[tuple[Tensor, Tensor]]
+    _shelf: Shelf | None = None
 
     @property
     def size(self) -> int:
@@ -53,18 +62,22 @@ class Visit:
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Put fresh keys and values (N, K, d) of the fed positions into their slots."""
-        for store, fresh in ((self.cache.k, k), (self.cache.v, v)):
-            store[layer].flatten(0, 1)[self.slots] = fresh.to(store.dtype)
+        for store, fresh in zip(self.layers[layer], (k, v), strict=True):
+            store.index_copy_(0, self.slots, fresh if fresh.dtype == store.dtype else fresh.to(store.dtype))
 
-    def seen(self, layer: int, part: Tensor | None = None, size: int | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values (P, size, K, d) of the first slots of some rows of the batch (P,), or of all."""
-        rows = self.rows if part is None else self.rows[part]
-        return self.cache.slots_of(layer, rows, size or self.size)
+    def shelf(self, part: Tensor, size: int) -> Shelf:
+        """Where the layers find the first slots of some rows of the batch (P,)."""
+        return self.cache.shelf(self.rows[part], size)
 
     def swap(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write fresh keys and values (R, W, K, d) of the fed positions; get those of all slots, (R, S, K, d)."""
-        self.write(layer, k[self.fed], v[self.fed])
-        return self.seen(layer)
+        if self.full:
+            self.write(layer, k.flatten(0, 1), v.flatten(0, 1))
+        else:
+            self.write(layer, k[self.fed], v[self.fed])
+        if self._shelf is None:
+            self._shelf = self.cache.shelf(self.rows, self.size)
+        return self._shelf(layer)
 
 
 class KVCache:
@@ -91,11 +104,11 @@ class KVCache:
         """(N,) where the positions (N,) of rows (N,) lie among all slots of a layer."""
         return rows * self.k.shape[2] + positions
 
-    def slots_of(self, layer: int, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (P, size, K, d) of the first `size` positions of rows (P,)."""
-        if len(rows) == self.k.shape[1] and bool((rows.diff() == 1).all()):  # all of them, in order
-            return self.k[layer, :, :size], self.v[layer, :, :size]
-        return self.k[layer, rows, :size], self.v[layer, rows, :size]
+    def shelf(self, rows: Tensor, size: int) -> Shelf:
+        """Where the layers find the first `size` positions of rows (P,)."""
+        every = len(rows) == self.k.shape[1] and bool((rows.diff() == 1).all())  # all of them, in order
+        which = slice(None) if every else rows
+        return lambda layer: (self.k[layer, which, :size], self.v[layer, which, :size])
 
     @contextmanager
     def visit(self, slots: Tensor, rows: Tensor | None, keep: Tensor | None) -> Iterator[Visit]:
@@ -113,19 +126,25 @@ class KVCache:
         reach = max(int(self.reach[rows].max()), int(slots.max()) + 1, 1)
         size = rounded(reach)
         there = self.known[rows, :size]
+        known = there[r, at]
         there[r, at] = True
-        kept = torch.zeros_like(at, dtype=torch.bool) if keep is None else keep[r, w]
-        lent = lie[self.known[row, at] & ~kept]  # known and fed, but not to be replaced
-        self.known[row[kept], at[kept]] = False  # and so it stays if the forward fails
+        kept = torch.zeros_like(known) if keep is None else keep[r, w]
+        lent = lie[known & ~kept]  # known and fed, but not to be replaced
+        final = row[kept], at[kept]
+        self.known[final] = False  # and so it stays if the forward fails
         stores = self.k.flatten(1, 2), self.v.flatten(1, 2)
-        before = [store[:, lent] for store in stores]
+        before = [store[:, lent] for store in stores] if len(lent) else []
+        layers = tuple(zip(*(store.unbind(0) for store in stores), strict=True))
         try:
-            yield Visit(cache=self, there=there, rows=rows, fed=(r, w), slots=lie)
-            self.known[row[kept], at[kept]] = True
+            yield Visit(
+                cache=self, there=there, rows=rows, fed=(r, w), full=len(r) == slots.numel(), slots=lie, layers=layers
+            )
+            self.known[final] = True
         finally:
-            for store, old in zip(stores, before, strict=True):
+            for store, old in zip(stores, before, strict=bool(before)):
                 store[:, lent] = old
-            self.recount(rows, size)
+            if len(final[0]):
+                self.recount(rows, size)
 
     def forget(self, rows: Tensor | None = None, start: int = 0) -> None:
         """Free the slots from `start` on, of some rows (R,) or of all."""

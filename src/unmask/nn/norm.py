@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -24,7 +23,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., size) to (..., size)."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        weight = self.weight
+        return torch.rms_norm(x, weight.shape, weight if weight.dtype == x.dtype else weight.to(x.dtype), self.eps)
 
 
 NORMS: dict[str, Callable[[int, float], nn.Module]] = {

@@ -97,17 +97,15 @@ class Pack:
         looks = []
         for part in self.parts:
             view = _narrowed(sight, part)
-            looks.append((part, view.size, backend(view)))
+            shelf = None if visit is None else visit.shelf(part.rows, view.size)
+            looks.append((part, view.size, shelf, backend(view)))
 
         def mixed(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out = torch.empty_like(q)
             if visit is not None:
                 visit.write(layer, k, v)
-            for part, size, look in looks:
-                if visit is None:
-                    keys = part.spread(k, size), part.spread(v, size)
-                else:
-                    keys = visit.seen(layer, part.rows, size)
+            for part, size, shelf, look in looks:
+                keys = (part.spread(k, size), part.spread(v, size)) if shelf is None else shelf(layer)
                 out[part.at] = look(part.spread(q), *keys)[part.place]
             return out
 

@@ -99,19 +99,22 @@ def turns(positions: Tensor, size: int, theta: float, scaling: Scaling | None = 
         theta: the base of the wavelengths.
         scaling: for rows longer than those of the first training.
     Returns:
-        Two float32 tensors (R, W, 1, size / 2), with room for the heads.
+        Two float32 tensors (R, W, 1, size), with room for the heads: the cosines twice, and the sines once with their
+        sign turned and once as they are, so that `rotate` is two products and a sum.
     """
     powers = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size
     places = positions.clamp(min=0)[..., None, None].float()
     if scaling is None:
         angles = places * (1.0 / theta**powers)  # in this order as published: rounding grows with the position
-        return angles.cos(), angles.sin()
-    angles = places * SCALINGS[scaling.kind](scaling, powers, theta)
-    return angles.cos() * scaling.temperature, angles.sin() * scaling.temperature
+        cos, sin = angles.cos(), angles.sin()
+    else:
+        angles = places * SCALINGS[scaling.kind](scaling, powers, theta)
+        cos, sin = angles.cos() * scaling.temperature, angles.sin() * scaling.temperature
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the leading numbers of each head; the rest, if any, passes as it is.
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, whole: bool = True) -> Tensor:
+    """Rotate the numbers of each head, or, if not the whole of it, the leading ones; the rest passes as it is.
 
     Args:
         x: (R, W, H, head_dim).
@@ -119,7 +122,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         The same shape and dtype; computed in float32 at least.
     """
-    half = cos.shape[-1]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    return torch.cat([*(part.to(x.dtype) for part in turned), rest], dim=-1)
+    if not whole:
+        size = cos.shape[-1]
+        return torch.cat([rotate(x[..., :size], cos, sin), x[..., size:]], dim=-1)
+    first, second = x.chunk(2, dim=-1)
+    turned = x * cos + torch.cat([second, first], dim=-1) * sin
+    return turned if turned.dtype == x.dtype else turned.to(x.dtype)

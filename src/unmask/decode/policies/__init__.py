@@ -8,7 +8,7 @@ What is not needed is not computed. A policy that reads an offer's entropy or ma
 which targets it may change before it sees an offer is `Choosy`, and the others get none.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard
 
 from torch import Tensor
 
@@ -40,13 +40,17 @@ class Policy(Protocol):
         ...
 
 
-@runtime_checkable
 class Choosy(Policy, Protocol):
     """A policy that knows which targets it may change before it sees an offer."""
 
     def asks(self, plan: Plan) -> Tensor:
         """(R, T) bool: those targets."""
         ...
+
+
+def choosy(policy: Policy) -> TypeGuard[Choosy]:
+    """Whether it is one. To ask a protocol takes longer than a step of a policy."""
+    return hasattr(policy, "asks")
 
 
 TABLE: dict[str, type[Policy]] = {

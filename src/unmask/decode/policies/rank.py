@@ -38,6 +38,8 @@ def coin(plan: Plan, stream: str) -> Tensor:
 
 def ending(offer: Proposal, ends: tuple[int, ...]) -> Tensor:
     """(R, T) bool: offers of a token that ends the text, in rows where an open target is offered another one."""
+    if not ends:
+        return torch.zeros_like(offer.is_open)
     ids = torch.tensor(ends, dtype=offer.tokens.dtype, device=offer.tokens.device)
     ending = torch.isin(offer.tokens, ids)
     return ending & (offer.is_open & ~ending).any(1, keepdim=True)
@@ -55,7 +57,9 @@ def best(score: Tensor, plan: Plan, among: Tensor, count: Tensor, last: Tensor |
     chosen = (order.argsort(dim=1) < count[:, None]) & among
     lowest = score.masked_fill(~chosen, torch.inf).amin(1, keepdim=True)
     tied = (among & ~chosen & (score == lowest)).any(1).nonzero()[:, 0].tolist()
-    stop = plan.positions.where(plan.positions == plan.slots, NOBODY).amax(1) + 1 if tied else plan.among
+    if not tied:
+        return chosen
+    stop = plan.positions.where(plan.positions == plan.slots, NOBODY).amax(1) + 1
     for r in tied:
         chosen[r] = _tied(score[r], plan.targets[r] - plan.among[r], int(stop[r] - plan.among[r]), int(count[r]))
     return chosen

@@ -37,36 +37,33 @@ def look(
         shift: 1 where logits are about the token behind the one that was fed; position 0, which has none before it, is
             spoken of by its own row.
     """
-    positions = span(*feed)
-    fed = positions >= 0
-    targets = span(*region)
-    there = targets >= 0
-    step, stride = canvas.step[rows], canvas.stride[rows]
-    tokens, state = canvas.tokens[rows], canvas.state[rows]
-    t = ((steps - step).clamp(min=0) / steps).double()
-    left = -((step - steps) // stride) - 1  # the last forward may take fewer steps than the others
+    positions, targets = span(*feed), span(*region)
+    fed, there = positions >= 0, targets >= 0
+    now, cells = canvas.counts(rows), canvas.cells(rows, targets.clamp(min=0))
+    more = steps - now.step
+    t = (more.clamp(min=0) / steps).double()
     return Plan(
         rows=rows,
         positions=positions,
-        tokens=tokens.gather(1, positions.clamp(min=0)),
+        tokens=canvas.tokens.take(canvas.cells(rows, positions.clamp(min=0))),
         slots=positions,
         keep=torch.zeros_like(fed) if keep_to is None else fed & (positions < keep_to[:, None]),
         attend=attend,
         targets=targets,
-        state=state.gather(1, targets.clamp(min=0)).masked_fill(~there, State.ABSENT),
-        standing=tokens.gather(1, targets.clamp(min=0)),
+        state=canvas.state.take(cells).masked_fill(~there, State.ABSENT),
+        standing=canvas.tokens.take(cells),
         source=(targets - shift).clamp(min=0) - feed[0][:, None],
-        turn=canvas.turn[rows, None].expand_as(targets),
-        last=canvas.best[rows].gather(1, targets.clamp(min=0)),
+        turn=now.turn[:, None].expand_as(targets),
+        last=canvas.best.take(cells),
         level=t[:, None].expand_as(targets),
         t=t,
-        s=((steps - step - stride).clamp(min=0) / steps).double(),
+        s=((more - now.stride).clamp(min=0) / steps).double(),
         steps=steps,
-        left=left,
+        left=(more - 1) // now.stride,  # the last forward may take fewer steps than the others
         due=torch.ones_like(rows, dtype=torch.bool),
-        took=canvas.took[rows],
-        seed=canvas.seed[rows],
-        idle=canvas.idle[rows],
+        took=now.took,
+        seed=now.seed,
+        idle=now.idle,
         end=region[1],
         among=region[0],
     )
@@ -85,6 +82,6 @@ def present(canvas: Canvas, rows: Tensor) -> Tensor:
 
 def span(start: Tensor, stop: Tensor) -> Tensor:
     """(R, W) the positions from start to stop of each row, -1 behind the end of shorter ones."""
-    width = int((stop - start).max())
-    span = start[:, None] + torch.arange(width, device=start.device)
-    return span.masked_fill(span >= stop[:, None], NOBODY)
+    least, most = (int(width) for width in (stop - start).aminmax())
+    span = start[:, None] + torch.arange(most, device=start.device)
+    return span if least == most else span.masked_fill(span >= stop[:, None], NOBODY)

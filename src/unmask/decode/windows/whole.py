@@ -78,12 +78,23 @@ def active(
     Raises:
         BadInput: fewer steps than blocks.
     """
-    origin, size, total = canvas.origin[rows], count(block, rows), count(steps, rows)
+    now, size, total = canvas.counts(rows), count(block, rows), count(steps, rows)
     size = torch.where(size > 0, size, canvas.tokens.shape[1])
-    index = (canvas.sealed[rows] - origin) // size
-    start = origin + index * size
+    index = (now.sealed - now.origin) // size
+    start = now.origin + index * size
     end = torch.minimum(start + size, present(canvas, rows))
-    blocks = -(-(canvas.length[rows] - origin) // size)
+    least, most = (int(asked) for asked in total.aminmax())
+    share = _share(total, -(-(now.length - now.origin) // size), size, index) if most else total
+    if least:
+        return start, end, share
+    places, state = torch.arange(canvas.tokens.shape[1], device=start.device), canvas.state[rows]
+    own = (places >= start[:, None]) & (places < end[:, None]) & (state != State.FIXED) & (state != State.ABSENT)
+    each = own.sum(1).clamp(min=1)
+    return start, end, torch.where(total > 0, share, each) if most else each
+
+
+def _share(total: Tensor, blocks: Tensor, size: Tensor, index: Tensor) -> Tensor:
+    """(R,) steps of block `index` where `total` steps are shared out evenly over `blocks`; earlier ones have more."""
     short = (total > 0) & (total < blocks)
     if bool(short.any()):
         at = int(short.int().argmax())
@@ -91,8 +102,4 @@ def active(
             f"steps={int(total[at])} are fewer than the {int(blocks[at])} blocks of {int(size[at])} positions: "
             "each block takes one at least; raise steps, or block"
         )
-    # the total is shared out evenly, earlier blocks take what is over
-    share = total // blocks + (index < total % blocks).long()
-    places, state = torch.arange(canvas.tokens.shape[1], device=start.device), canvas.state[rows]
-    own = (places >= start[:, None]) & (places < end[:, None]) & (state != State.FIXED) & (state != State.ABSENT)
-    return start, end, torch.where(total > 0, share, own.sum(1).clamp(min=1))
+    return total // blocks + (index < total % blocks).long()
