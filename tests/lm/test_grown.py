@@ -35,7 +35,7 @@ class TestGenerate:
 
     def test_the_same_alone_and_in_a_batch_and_as_a_stream(self, lm):
         prompts = ["def add(", "Dear", "import os\nimport"]
-        settings = {"length": 40, "temperature": 0.8, "seed": 3, **GROWING, "enough": 0.0, "unsure": 0.1}
+        settings = {"length": 40, "temperature": 0.8, "seed": 1, **GROWING, "enough": 0.0, "unsure": 0.1}
         together = lm.generate(prompts, **settings)
         for prompt, out in zip(prompts, together, strict=True):
             assert lm.generate(prompt, **settings).tokens == out.tokens
@@ -92,14 +92,14 @@ class TestInfill:
     def test_a_model_with_tokens_for_it_finds_the_length(self, resizing):
         sizes = set()
         for seed in range(8):
-            settings = {"lengths": "tokens", "start": 6, "temperature": 1.5, "seed": seed, "decoder": "whole x quota"}
+            settings = {"lengths": "tokens", "start": 6, "temperature": 4.0, "seed": seed, "decoder": "whole x quota"}
             out = resizing.infill("def area(r):\n", "\n    return a", length=(3, 20), **settings)
             assert out.text == "def area(r):\n" + out.completion + "\n    return a"
             assert 3 <= len(out.tokens) == out.stats.length <= 20
             assert not {resizing.model.vocab.expand, resizing.model.vocab.delete} & set(out.tokens)
             assert out.stats.forwards >= len(out.tokens)
             sizes.add(out.stats.length)
-        assert len(sizes) > 1
+        assert len(sizes) > 2
 
     def test_it_is_what_such_a_model_does_if_its_decoder_says_so(self, resizing):
         resizing.model.defaults = {"decoder": "dreamon"}

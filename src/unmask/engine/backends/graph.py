@@ -188,11 +188,11 @@ class Mixer:
 
         Written as OpenVINO knows it as one operation: cosines of whole heads, parts along axis 3, together along -1.
         """
-        shape = self.shape
+        shape, size = self.shape, self.shape.rotary_dim
         if not self.wide:  # of all heads; values are turned by no angle
             turning, still = shape.heads + shape.kv_heads, (0, 0, 0, shape.kv_heads)
-            self.wide = [F.pad(x.repeat(1, 1, turning, 2), still, value=at_0) for x, at_0 in ((cos, 1.0), (sin, 0.0))]
-        size = shape.rotary_dim
+            halves = [x[..., size // 2 :].repeat(1, 1, turning, 2) for x in (cos, sin)]
+            self.wide = [F.pad(x, still, value=at_0) for x, at_0 in zip(halves, (1.0, 0.0), strict=True)]
         x, *rest = qkv.split([size, shape.head_dim - size], dim=3) if size < shape.head_dim else (qkv,)
         first, second = x.split([size // 2, size // 2], dim=3)
         x = x * self.wide[0] + torch.cat([second * -1.0, first], dim=-1) * self.wide[1]
